@@ -1,0 +1,435 @@
+//! The values every floor speaks of, parsed once and valid ever after.
+
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr};
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+use thiserror::Error;
+
+/// A text that is not the value it should be.
+#[derive(Debug, Error, Clone, PartialEq, Eq)]
+#[error("expected {expected}, got {got:?}")]
+pub struct ParseError {
+    /// What would have been right.
+    pub expected: &'static str,
+    /// What came.
+    pub got: String,
+}
+
+impl ParseError {
+    /// An error that says what was expected and what came.
+    pub fn new(expected: &'static str, got: impl Into<String>) -> Self {
+        Self {
+            expected,
+            got: got.into(),
+        }
+    }
+}
+
+/// The name of a peer in the mesh: the first 16 bytes of the SHA-256 of its public key.
+///
+/// Being derived from the key, it cannot be claimed by anyone who does not hold that key.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(into = "String", try_from = "String")]
+pub struct PeerId([u8; 16]);
+
+impl PeerId {
+    /// The identity that belongs to an X25519 public key.
+    pub fn of_public_key(key: &[u8; 32]) -> Self {
+        let digest = Sha256::digest(key);
+        let mut id = [0; 16];
+        id.copy_from_slice(&digest[..16]);
+        Self(id)
+    }
+
+    /// The identity with exactly these bytes, as it came over the wire.
+    pub const fn from_bytes(bytes: [u8; 16]) -> Self {
+        Self(bytes)
+    }
+
+    /// The bytes that go over the wire.
+    pub const fn as_bytes(&self) -> &[u8; 16] {
+        &self.0
+    }
+
+    /// The first 10 hexadecimal digits: enough to tell peers apart by eye.
+    pub fn short(&self) -> String {
+        self.to_string()[..10].to_owned()
+    }
+}
+
+impl fmt::Display for PeerId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+impl fmt::Debug for PeerId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.short())
+    }
+}
+
+impl FromStr for PeerId {
+    type Err = ParseError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let error = || ParseError::new("a peer id of 32 hexadecimal digits", text);
+        if text.len() != 32 || !text.is_ascii() {
+            return Err(error());
+        }
+        let mut id = [0; 16];
+        for (byte, digits) in id.iter_mut().zip(text.as_bytes().chunks(2)) {
+            let digits = std::str::from_utf8(digits).map_err(|_| error())?;
+            *byte = u8::from_str_radix(digits, 16).map_err(|_| error())?;
+        }
+        Ok(Self(id))
+    }
+}
+
+impl From<PeerId> for String {
+    fn from(id: PeerId) -> Self {
+        id.to_string()
+    }
+}
+
+impl TryFrom<String> for PeerId {
+    type Error = ParseError;
+
+    fn try_from(text: String) -> Result<Self, Self::Error> {
+        text.parse()
+    }
+}
+
+/// A VXLAN network identifier: 24 bits, never zero (RFC 7348, section 5).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(into = "u32", try_from = "u32")]
+pub struct Vni(u32);
+
+impl Vni {
+    /// The largest identifier that fits into 24 bits.
+    pub const MAX: u32 = (1 << 24) - 1;
+
+    /// The number as the kernel takes it.
+    pub const fn get(self) -> u32 {
+        self.0
+    }
+}
+
+impl fmt::Display for Vni {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl TryFrom<u32> for Vni {
+    type Error = ParseError;
+
+    fn try_from(number: u32) -> Result<Self, Self::Error> {
+        match number {
+            1..=Self::MAX => Ok(Self(number)),
+            _ => Err(ParseError::new(
+                "a VNI from 1 to 16777215",
+                number.to_string(),
+            )),
+        }
+    }
+}
+
+impl From<Vni> for u32 {
+    fn from(vni: Vni) -> Self {
+        vni.0
+    }
+}
+
+impl FromStr for Vni {
+    type Err = ParseError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        text.parse::<u32>()
+            .map_err(|_| ParseError::new("a VNI from 1 to 16777215", text))?
+            .try_into()
+    }
+}
+
+/// An Ethernet address.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(into = "String", try_from = "String")]
+pub struct Mac([u8; 6]);
+
+impl Mac {
+    /// The address with exactly these bytes.
+    pub const fn new(bytes: [u8; 6]) -> Self {
+        Self(bytes)
+    }
+
+    /// The bytes in the order of the wire.
+    pub const fn octets(&self) -> [u8; 6] {
+        self.0
+    }
+
+    /// Whether one interface can have this address: not a group address, not all zero.
+    pub fn is_unicast(&self) -> bool {
+        self.0[0] & 1 == 0 && self.0 != [0; 6]
+    }
+
+    /// The address of the container that has this IP address.
+    ///
+    /// Being the same wherever an address turns up again, it keeps neighbours' ARP caches right
+    /// when a container is recreated, on this host or on another.
+    pub fn of_ip(ip: IpAddr) -> Self {
+        match ip {
+            IpAddr::V4(ip) => Self::of_ipv4(ip),
+            IpAddr::V6(ip) => {
+                let digest = Sha256::digest(ip.octets());
+                Self([0x06, digest[0], digest[1], digest[2], digest[3], digest[4]])
+            }
+        }
+    }
+
+    fn of_ipv4(ip: Ipv4Addr) -> Self {
+        let [a, b, c, d] = ip.octets();
+        Self([0x02, 0x77, a, b, c, d])
+    }
+}
+
+impl fmt::Display for Mac {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let [a, b, c, d, e, g] = self.0;
+        write!(f, "{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{g:02x}")
+    }
+}
+
+impl fmt::Debug for Mac {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+impl FromStr for Mac {
+    type Err = ParseError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let error = || ParseError::new("an Ethernet address like 02:77:0a:00:00:01", text);
+        let mut bytes = [0; 6];
+        let mut parts = text.split([':', '-']);
+        for byte in &mut bytes {
+            let part = parts.next().ok_or_else(error)?;
+            if part.is_empty() || part.len() > 2 {
+                return Err(error());
+            }
+            *byte = u8::from_str_radix(part, 16).map_err(|_| error())?;
+        }
+        match parts.next() {
+            None => Ok(Self(bytes)),
+            Some(_) => Err(error()),
+        }
+    }
+}
+
+impl From<Mac> for String {
+    fn from(mac: Mac) -> Self {
+        mac.to_string()
+    }
+}
+
+impl TryFrom<String> for Mac {
+    type Error = ParseError;
+
+    fn try_from(text: String) -> Result<Self, Self::Error> {
+        text.parse()
+    }
+}
+
+/// Longest identifier taken from Docker; its own have 25 (swarm) or 64 characters.
+const MAX_DOCKER_ID: usize = 128;
+
+macro_rules! docker_id {
+    ($(#[$doc:meta])* $name:ident, $expected:literal) => {
+        $(#[$doc])*
+        #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+        #[serde(into = "String", try_from = "String")]
+        pub struct $name(String);
+
+        impl $name {
+            /// The identifier as Docker wrote it.
+            pub fn as_str(&self) -> &str {
+                &self.0
+            }
+
+            /// The first 12 characters, as `docker ps` shows identifiers.
+            pub fn short(&self) -> &str {
+                &self.0[..self.0.len().min(12)]
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(&self.0)
+            }
+        }
+
+        impl FromStr for $name {
+            type Err = ParseError;
+
+            fn from_str(text: &str) -> Result<Self, Self::Err> {
+                let valid = |c: char| c.is_ascii_alphanumeric() || "_.-".contains(c);
+                if text.is_empty() || text.len() > MAX_DOCKER_ID || !text.chars().all(valid) {
+                    return Err(ParseError::new($expected, text));
+                }
+                Ok(Self(text.to_owned()))
+            }
+        }
+
+        impl From<$name> for String {
+            fn from(id: $name) -> Self {
+                id.0
+            }
+        }
+
+        impl TryFrom<String> for $name {
+            type Error = ParseError;
+
+            fn try_from(text: String) -> Result<Self, Self::Error> {
+                text.parse()
+            }
+        }
+    };
+}
+
+docker_id!(
+    /// Docker's identifier of a network: 64 hexadecimal digits, or 25 letters and digits in swarm.
+    NetworkId,
+    "a network id of letters and digits"
+);
+docker_id!(
+    /// Docker's identifier of an endpoint: one container's attachment to one network.
+    EndpointId,
+    "an endpoint id of letters and digits"
+);
+
+/// The name by which all peers know one layer-2 segment.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct SegmentId(String);
+
+impl SegmentId {
+    /// The segment of a network that swarm's managers define.
+    pub fn of_swarm_network(id: &NetworkId) -> Self {
+        Self(format!("swarm:{id}"))
+    }
+
+    /// The segment that local-scope networks name with `works.weave.network`.
+    pub fn of_name(name: &str) -> Self {
+        Self(format!("name:{name}"))
+    }
+
+    /// The segment of the local-scope networks that have these subnets and name no other.
+    pub fn of_subnets(subnets: impl IntoIterator<Item = ipnet::IpNet>) -> Self {
+        let mut subnets: Vec<_> = subnets.into_iter().map(|s| s.trunc().to_string()).collect();
+        subnets.sort();
+        Self(format!("subnet:{}", subnets.join("+")))
+    }
+
+    /// The name as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// A number made from the name: in the names of the segment's devices, and where the search
+    /// for its VNI begins.
+    pub fn tag(&self) -> u32 {
+        let digest = Sha256::digest(self.0.as_bytes());
+        u32::from_be_bytes([digest[0], digest[1], digest[2], digest[3]])
+    }
+}
+
+impl fmt::Display for SegmentId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// Text that must not be shown: passwords and keys.
+#[derive(Clone, PartialEq, Eq, zeroize::Zeroize, zeroize::ZeroizeOnDrop)]
+pub struct Secret(String);
+
+impl Secret {
+    /// Takes the text into custody.
+    pub fn new(text: impl Into<String>) -> Self {
+        Self(text.into())
+    }
+
+    /// The text, for the one place that needs it.
+    pub fn reveal(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("***")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn peer_ids_are_bound_to_their_keys() {
+        let one = PeerId::of_public_key(&[1; 32]);
+        assert_ne!(one, PeerId::of_public_key(&[2; 32]));
+        assert_eq!(one.to_string().parse(), Ok(one));
+    }
+
+    #[test]
+    fn a_vni_has_24_bits_and_is_never_zero() {
+        assert!(Vni::try_from(0).is_err());
+        assert!(Vni::try_from(Vni::MAX + 1).is_err());
+        assert_eq!("4097".parse::<Vni>().unwrap().get(), 4097);
+    }
+
+    #[test]
+    fn docker_ids_with_slashes_are_refused() {
+        assert!("../etc".parse::<NetworkId>().is_err());
+        assert!("".parse::<EndpointId>().is_err());
+        assert!("ob5a0kd8tmw1ml0rdmzvnxt7l".parse::<NetworkId>().is_ok());
+    }
+
+    #[test]
+    fn a_segment_of_subnets_ignores_order_and_host_bits() {
+        let one = SegmentId::of_subnets(["10.1.0.1/16", "fd00::1/64"].map(|s| s.parse().unwrap()));
+        let two = SegmentId::of_subnets(["fd00::/64", "10.1.0.0/16"].map(|s| s.parse().unwrap()));
+        assert_eq!(one, two);
+    }
+
+    #[test]
+    fn secrets_do_not_show() {
+        assert_eq!(format!("{:?}", Secret::new("hunter2")), "***");
+    }
+
+    proptest! {
+        #[test]
+        fn macs_survive_text(bytes: [u8; 6]) {
+            let mac = Mac::new(bytes);
+            prop_assert_eq!(mac.to_string().parse(), Ok(mac));
+        }
+
+        #[test]
+        fn macs_made_from_addresses_are_unicast(ip: IpAddr) {
+            prop_assert!(Mac::of_ip(ip).is_unicast());
+        }
+
+        #[test]
+        fn no_text_makes_a_parser_panic(text in ".*") {
+            let _ = text.parse::<PeerId>();
+            let _ = text.parse::<Mac>();
+            let _ = text.parse::<Vni>();
+            let _ = text.parse::<NetworkId>();
+        }
+    }
+}
