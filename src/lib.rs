@@ -18,6 +18,7 @@
 #![warn(missing_docs, unreachable_pub)]
 
 pub mod datapath;
+pub mod ipam;
 pub mod mesh;
 pub mod network;
 pub mod store;
