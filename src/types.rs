@@ -332,6 +332,23 @@ impl SegmentId {
         Self(format!("subnet:{}", subnets.join("+")))
     }
 
+    /// The segment with this name, as another peer wrote it.
+    pub fn parse(text: &str) -> Result<Self, ParseError> {
+        let known = ["swarm:", "name:", "subnet:"];
+        if !known.iter().any(|kind| text.starts_with(kind)) {
+            return Err(ParseError::new(
+                "a segment name that begins with swarm:, name: or subnet:",
+                text,
+            ));
+        }
+        Ok(Self(text.to_owned()))
+    }
+
+    /// Whether swarm's managers define it.
+    pub fn is_swarm(&self) -> bool {
+        self.0.starts_with("swarm:")
+    }
+
     /// The name as text.
     pub fn as_str(&self) -> &str {
         &self.0

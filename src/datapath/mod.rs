@@ -5,6 +5,8 @@
 //! namespace, where Docker also finds the container's end of each veth pair. The devices outlive
 //! the daemon: restarting it interrupts no traffic.
 
+pub mod memory;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 

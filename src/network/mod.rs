@@ -1,5 +1,12 @@
 //! The domain: networks, the segments they are made of, the endpoints on them.
 
+mod actor;
+mod core;
+mod mechanic;
+mod record;
+mod status;
+mod switch;
+
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
@@ -8,6 +15,10 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 use tokio::sync::{mpsc, oneshot};
 
+pub use self::actor::Stores;
+pub use self::core::CoreConfig as Config;
+pub use self::status::{EndpointStatus, NetworkStatus, RouteStatus, SegmentStatus};
+pub use self::switch::{Policy, Route};
 use crate::types::{EndpointId, Mac, NetworkId, ParseError, Vni};
 
 /// The option that carries a network's VNI from the swarm manager to all nodes.
@@ -136,13 +147,17 @@ enum Command {
         BTreeMap<String, String>,
         Reply<BTreeMap<String, String>>,
     ),
+    Free(NetworkId, Reply<()>),
     Create(NetworkSpec, Reply<()>),
     Delete(NetworkId, Reply<()>),
     CreateEndpoint(EndpointSpec, Reply<Mac>),
     Join(NetworkId, EndpointId, Option<PathBuf>, Reply<Attachment>),
-    Leave(NetworkId, EndpointId, Reply<()>),
-    DeleteEndpoint(NetworkId, EndpointId, Reply<()>),
-    Describe(NetworkId, EndpointId, Reply<BTreeMap<String, String>>),
+    Leave(EndpointId, Reply<()>),
+    DeleteEndpoint(EndpointId, Reply<()>),
+    Describe(EndpointId, Reply<BTreeMap<String, String>>),
+    Containers(BTreeMap<EndpointId, String>),
+    UnderlayMtu(u16),
+    Status(Reply<NetworkStatus>),
 }
 
 impl Networks {
@@ -157,7 +172,12 @@ impl Networks {
             .await
     }
 
-    /// Takes note of a network. Its devices are made with the first endpoint.
+    /// A global network is gone: called on the swarm manager.
+    pub async fn free(&self, id: NetworkId) -> Result<(), NetworkError> {
+        self.ask(|reply| Command::Free(id, reply)).await
+    }
+
+    /// Takes note of a network and makes its devices.
     pub async fn create(&self, spec: NetworkSpec) -> Result<(), NetworkError> {
         self.ask(|reply| Command::Create(spec, reply)).await
     }
@@ -184,33 +204,39 @@ impl Networks {
     }
 
     /// The container no longer uses the endpoint.
-    pub async fn leave(
-        &self,
-        network: NetworkId,
-        endpoint: EndpointId,
-    ) -> Result<(), NetworkError> {
-        self.ask(|reply| Command::Leave(network, endpoint, reply))
-            .await
+    pub async fn leave(&self, endpoint: EndpointId) -> Result<(), NetworkError> {
+        self.ask(|reply| Command::Leave(endpoint, reply)).await
     }
 
     /// Removes an endpoint; one that is not known is as good as removed.
-    pub async fn delete_endpoint(
-        &self,
-        network: NetworkId,
-        endpoint: EndpointId,
-    ) -> Result<(), NetworkError> {
-        self.ask(|reply| Command::DeleteEndpoint(network, endpoint, reply))
+    pub async fn delete_endpoint(&self, endpoint: EndpointId) -> Result<(), NetworkError> {
+        self.ask(|reply| Command::DeleteEndpoint(endpoint, reply))
             .await
     }
 
     /// What is worth knowing about an endpoint; empty for one that is not known.
     pub async fn describe(
         &self,
-        network: NetworkId,
         endpoint: EndpointId,
     ) -> Result<BTreeMap<String, String>, NetworkError> {
-        self.ask(|reply| Command::Describe(network, endpoint, reply))
-            .await
+        self.ask(|reply| Command::Describe(endpoint, reply)).await
+    }
+
+    /// Tells which containers run, by the identifiers of their endpoints: their names are shown,
+    /// and endpoints that no container has any more are removed.
+    pub async fn containers(&self, containers: BTreeMap<EndpointId, String>) {
+        // A task that is gone has nothing to keep in order.
+        let _ = self.commands.send(Command::Containers(containers)).await;
+    }
+
+    /// Tells the largest packet, in bytes, that the ways to the other hosts carry.
+    pub async fn underlay_mtu(&self, mtu: u16) {
+        let _ = self.commands.send(Command::UnderlayMtu(mtu)).await;
+    }
+
+    /// What is known of segments, endpoints and the ways to other hosts.
+    pub async fn status(&self) -> Result<NetworkStatus, NetworkError> {
+        self.ask(Command::Status).await
     }
 
     async fn ask<T>(&self, command: impl FnOnce(Reply<T>) -> Command) -> Result<T, NetworkError> {
