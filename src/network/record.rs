@@ -17,7 +17,7 @@ const FORM: u8 = 1;
 /// A record that is not understood. It is skipped; nothing else is affected.
 #[derive(Debug, Error, Clone, PartialEq, Eq)]
 #[non_exhaustive]
-pub enum RecordError {
+pub(super) enum RecordError {
     /// The value has a form that this version does not know.
     #[error("expected form {FORM}, got {0:?}")]
     Form(Option<u8>),
@@ -28,7 +28,7 @@ pub enum RecordError {
 
 /// A peer takes part in a segment: it has a network there. The record is named after the segment.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct SegmentRecord {
+pub(super) struct SegmentRecord {
     /// The VNI that the peer uses.
     pub vni: Vni,
     /// The largest packet that the peer's underlay carries, in bytes.
@@ -39,7 +39,7 @@ pub struct SegmentRecord {
 
 /// A peer has an endpoint. The record is named after the endpoint.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct EndpointRecord {
+pub(super) struct EndpointRecord {
     /// Where it is plugged in.
     pub segment: SegmentId,
     /// Its Ethernet address.
@@ -56,45 +56,45 @@ pub struct EndpointRecord {
 
 impl SegmentRecord {
     /// The name of a segment's record.
-    pub fn key(segment: &SegmentId) -> Key {
+    pub(super) fn key(segment: &SegmentId) -> Key {
         Key::new(Kind::SEGMENT, segment.as_str().to_owned())
     }
 
     /// The form that goes over the wire.
-    pub fn encode(&self) -> Bytes {
+    pub(super) fn encode(&self) -> Bytes {
         encode(self)
     }
 
     /// The record in a value that came over the wire.
-    pub fn decode(value: &[u8]) -> Result<Self, RecordError> {
+    pub(super) fn decode(value: &[u8]) -> Result<Self, RecordError> {
         decode(value)
     }
 }
 
 impl EndpointRecord {
     /// The name of an endpoint's record.
-    pub fn key(endpoint: &EndpointId) -> Key {
+    pub(super) fn key(endpoint: &EndpointId) -> Key {
         Key::new(Kind::ENDPOINT, endpoint.short().to_owned())
     }
 
     /// The form that goes over the wire.
-    pub fn encode(&self) -> Bytes {
+    pub(super) fn encode(&self) -> Bytes {
         encode(self)
     }
 
     /// The record in a value that came over the wire.
-    pub fn decode(value: &[u8]) -> Result<Self, RecordError> {
+    pub(super) fn decode(value: &[u8]) -> Result<Self, RecordError> {
         decode(value)
     }
 
     /// Its addresses.
-    pub fn addresses(&self) -> Vec<IpAddr> {
+    pub(super) fn addresses(&self) -> Vec<IpAddr> {
         let ipv4 = self.ipv4.map(IpAddr::V4);
         ipv4.into_iter().chain(self.ipv6.map(IpAddr::V6)).collect()
     }
 
     /// Whether the endpoint has this address.
-    pub fn has_address(&self, address: &IpNet) -> bool {
+    pub(super) fn has_address(&self, address: &IpNet) -> bool {
         match address {
             IpNet::V4(net) => self.ipv4 == Some(net.addr()),
             IpNet::V6(net) => self.ipv6 == Some(net.addr()),
