@@ -350,3 +350,166 @@ async fn save<T: serde::Serialize + Clone + Send + 'static>(
         .map_err(|error| NetworkError::Store(error.to_string()))?
         .map_err(|error| NetworkError::Store(error.to_string()))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::{EndpointSpec, NetworkOptions, NetworkSpec, Policy, Pool};
+    use super::*;
+    use crate::datapath::memory::MemoryDatapath;
+    use crate::types::PeerId;
+
+    #[tokio::test]
+    async fn an_attachment_plugs_a_port_and_its_end_removes_it() {
+        let host = Host::new();
+        let networks = host.start();
+        networks.create(network("n1")).await.unwrap();
+        networks
+            .create_endpoint(endpoint("n1", "e1"))
+            .await
+            .unwrap();
+        let sandbox = Some("/ns/a".into());
+        let attachment = networks
+            .join(id("n1"), "e1".parse().unwrap(), sandbox)
+            .await
+            .unwrap();
+        assert_eq!(attachment.interface, "vwe1");
+        assert_eq!(host.datapath.devices().ports.len(), 1);
+        networks.leave("e1".parse().unwrap()).await.unwrap();
+        networks
+            .delete_endpoint("e1".parse().unwrap())
+            .await
+            .unwrap();
+        host.until(|devices| devices.ports.is_empty()).await;
+        networks.delete(id("n1")).await.unwrap();
+        assert!(host.datapath.devices().segments.is_empty());
+    }
+
+    #[tokio::test]
+    async fn devices_that_somebody_removed_are_made_again_by_a_join() {
+        let host = Host::new();
+        let networks = host.start();
+        networks.create(network("n1")).await.unwrap();
+        host.datapath.devices().segments.clear();
+        networks
+            .create_endpoint(endpoint("n1", "e1"))
+            .await
+            .unwrap();
+        let joined = networks.join(id("n1"), "e1".parse().unwrap(), None).await;
+        assert!(joined.is_ok(), "{joined:?}");
+    }
+
+    #[tokio::test]
+    async fn networks_and_endpoints_are_known_after_a_restart() {
+        let host = Host::new();
+        let networks = host.start();
+        networks.create(network("n1")).await.unwrap();
+        networks
+            .create_endpoint(endpoint("n1", "e1"))
+            .await
+            .unwrap();
+        drop(networks);
+        let again = host.start();
+        let sandbox = Some("/ns/a".into());
+        again
+            .join(id("n1"), "e1".parse().unwrap(), sandbox)
+            .await
+            .unwrap();
+        assert_eq!(again.status().await.unwrap().endpoints.len(), 1);
+    }
+
+    #[tokio::test]
+    async fn a_network_that_cannot_be_stored_is_refused_and_forgotten() {
+        let host = Host::new();
+        let networks = host.start();
+        std::fs::remove_dir_all(host.dir.path().join("lib")).unwrap();
+        let error = networks.create(network("n1")).await.unwrap_err();
+        assert!(matches!(error, NetworkError::Store(_)), "{error}");
+        let status = networks.status().await.unwrap();
+        assert!(status.segments.is_empty());
+        assert!(host.datapath.devices().segments.is_empty());
+    }
+
+    #[tokio::test]
+    async fn unknown_networks_and_endpoints_are_told_apart() {
+        let host = Host::new();
+        let networks = host.start();
+        let error = networks.create_endpoint(endpoint("n1", "e1")).await;
+        assert_eq!(error, Err(NetworkError::UnknownNetwork(id("n1"))));
+        networks.create(network("n1")).await.unwrap();
+        let joined = networks.join(id("n1"), "e1".parse().unwrap(), None).await;
+        let unknown = NetworkError::UnknownEndpoint("e1".parse().unwrap());
+        assert_eq!(joined, Err(unknown));
+        networks.leave("e1".parse().unwrap()).await.unwrap();
+        networks
+            .delete_endpoint("e1".parse().unwrap())
+            .await
+            .unwrap();
+        networks.delete(id("n2")).await.unwrap();
+    }
+
+    struct Host {
+        dir: tempfile::TempDir,
+        datapath: Arc<MemoryDatapath>,
+    }
+
+    impl Host {
+        fn new() -> Self {
+            Self {
+                dir: tempfile::tempdir().unwrap(),
+                datapath: Arc::default(),
+            }
+        }
+
+        fn start(&self) -> Networks {
+            let config = CoreConfig {
+                id: PeerId::from_bytes([1; 16]),
+                nickname: "host1".to_owned(),
+                policy: Policy { encrypt: false },
+                mtu: None,
+                multicast: false,
+            };
+            let stores = Stores {
+                durable: Some(Store::open(self.dir.path().join("lib")).unwrap()),
+                runtime: Some(Store::open(self.dir.path().join("run")).unwrap()),
+            };
+            let (_, events) = mpsc::unbounded_channel();
+            let datapath = Arc::clone(&self.datapath);
+            Networks::start(config, 1500, datapath, stores, events, |_, _| {})
+        }
+
+        async fn until(&self, met: impl Fn(&crate::datapath::memory::Devices) -> bool) {
+            let waited = async {
+                while !met(&self.datapath.devices()) {
+                    tokio::task::yield_now().await;
+                }
+            };
+            let limit = std::time::Duration::from_secs(5);
+            tokio::time::timeout(limit, waited).await.unwrap();
+        }
+    }
+
+    fn id(text: &str) -> crate::types::NetworkId {
+        text.parse().unwrap()
+    }
+
+    fn network(name: &str) -> NetworkSpec {
+        NetworkSpec {
+            id: id(name),
+            pools: vec![Pool {
+                subnet: "10.5.0.0/16".parse().unwrap(),
+                gateway: None,
+            }],
+            options: NetworkOptions::default(),
+        }
+    }
+
+    fn endpoint(network: &str, name: &str) -> EndpointSpec {
+        EndpointSpec {
+            network: id(network),
+            endpoint: name.parse().unwrap(),
+            ipv4: Some("10.5.0.2/16".parse().unwrap()),
+            ipv6: None,
+            mac: None,
+        }
+    }
+}
