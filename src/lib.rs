@@ -17,6 +17,7 @@
 #![deny(unsafe_code)]
 #![warn(missing_docs, unreachable_pub)]
 
+pub mod config;
 pub mod datapath;
 pub mod ipam;
 pub mod mesh;
