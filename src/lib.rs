@@ -20,6 +20,7 @@
 pub mod config;
 pub mod datapath;
 pub mod ipam;
+pub mod linux;
 pub mod mesh;
 pub mod network;
 pub mod store;

@@ -1,0 +1,9 @@
+//! The kernel: namespaces, netlink, raw frames. The only modules that may use `unsafe`.
+
+pub mod fdb;
+pub mod link;
+pub mod netlink;
+pub mod netns;
+pub mod packet;
+pub mod route;
+pub mod sysctl;

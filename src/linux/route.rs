@@ -1,0 +1,65 @@
+//! The host's routes, as far as they tell how large a packet may be.
+
+use std::net::IpAddr;
+
+use netlink_packet_route::route::{RouteAttribute, RouteMessage, RouteMetric};
+use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
+use nix::errno::Errno;
+
+use super::netlink::{Netlink, NetlinkError, Result};
+
+impl Netlink {
+    /// The largest IP packet that this namespace sends to an address, in bytes: the smaller of
+    /// what its route says (including what routers on the path have complained of) and of the
+    /// interface's MTU; `None` when there is no route.
+    pub fn path_mtu(&mut self, to: IpAddr) -> Result<Option<u32>> {
+        let mut message = RouteMessage::default();
+        (message.header.address_family, message.header.destination_prefix_length) = match to {
+            IpAddr::V4(_) => (AddressFamily::Inet, 32),
+            IpAddr::V6(_) => (AddressFamily::Inet6, 128),
+        };
+        message
+            .attributes
+            .push(RouteAttribute::Destination(to.into()));
+        let answers = match self.request((RouteNetlinkMessage::GetRoute(message), 0)) {
+            Err(error) if no_route(&error) => return Ok(None),
+            result => result?,
+        };
+        let Some((interface, route_mtu)) = answers.iter().find_map(parse) else {
+            return Ok(None);
+        };
+        let links = self.links(None)?;
+        let link_mtu = links.iter().find(|l| l.index == interface).map(|l| l.mtu);
+        Ok([route_mtu, link_mtu].into_iter().flatten().min())
+    }
+}
+
+fn no_route(error: &NetlinkError) -> bool {
+    [
+        Errno::ENETUNREACH,
+        Errno::EHOSTUNREACH,
+        Errno::EAFNOSUPPORT,
+        Errno::EINVAL,
+        Errno::EACCES,
+    ]
+    .iter()
+    .any(|reason| error.is(*reason))
+}
+
+fn parse(message: &RouteNetlinkMessage) -> Option<(u32, Option<u32>)> {
+    let RouteNetlinkMessage::NewRoute(message) = message else {
+        return None;
+    };
+    let interface = message.attributes.iter().find_map(|a| match a {
+        RouteAttribute::Oif(index) => Some(*index),
+        _ => None,
+    })?;
+    let mtu = message.attributes.iter().find_map(|a| match a {
+        RouteAttribute::Metrics(metrics) => metrics.iter().find_map(|metric| match metric {
+            RouteMetric::Mtu(mtu) => Some(*mtu),
+            _ => None,
+        }),
+        _ => None,
+    });
+    Some((interface, mtu))
+}
