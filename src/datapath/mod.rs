@@ -6,11 +6,16 @@
 //! the daemon: restarting it interrupts no traffic.
 
 pub mod memory;
+mod announcement;
+mod kernel;
+pub mod mtu;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use thiserror::Error;
+
+pub use kernel::{KernelConfig, KernelDatapath, NAMESPACE};
 
 use crate::types::{EndpointId, Mac, PeerId, SegmentId, Vni};
 

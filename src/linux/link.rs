@@ -1,6 +1,6 @@
 //! Network devices: bridges, veth pairs, VXLAN.
 
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::net::Ipv6Addr;
 use std::os::fd::AsRawFd;
 
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL};
@@ -18,6 +18,12 @@ use crate::types::{Mac, Vni};
 
 /// The longest alias, with the kernel's end of text (`IFALIASZ`, linux/if.h).
 const ALIAS: usize = 255;
+
+/// The smallest MTU of an Ethernet device (`ETH_MIN_MTU`, linux/if_ether.h).
+const SMALLEST_MTU: u16 = 68;
+
+/// The largest MTU of a VXLAN device over either family: 65535 less headers of 70 bytes.
+const VXLAN_MTU: u16 = 65_465;
 
 /// A device as the kernel describes it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -43,14 +49,21 @@ pub struct Link {
 }
 
 /// What a VXLAN device is made with, and keeps for life.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct VxlanSpec {
     /// The identifier on the wire.
     pub vni: Vni,
     /// The UDP port, here and at the other hosts.
     pub port: u16,
-    /// Whether its outer packets are IPv6; a device speaks one family alone.
-    pub ipv6: bool,
+}
+
+/// Whether a VXLAN device's outer packets are IPv4 or IPv6: it speaks one of them alone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Family {
+    /// RFC 791.
+    Ipv4,
+    /// RFC 8200.
+    Ipv6,
 }
 
 /// A veth pair to be made.
@@ -77,11 +90,21 @@ pub struct VethSpec<'a> {
 impl Netlink {
     /// The device of this name.
     pub fn link(&mut self, name: &str) -> Result<Option<Link>> {
-        match self.request(get_request(name)) {
-            Ok(answers) => Ok(answers.iter().find_map(parse)),
-            Err(error) if error.is(Errno::ENODEV) => Ok(None),
-            Err(error) => Err(error),
+        let [link] = self.links_named([name])?;
+        Ok(link)
+    }
+
+    /// The devices of these names, in the same order.
+    pub fn links_named<const N: usize>(&mut self, names: [&str; N]) -> Result<[Option<Link>; N]> {
+        let results = self.batch(names.map(get_request).into())?;
+        let mut found = [const { None }; N];
+        for (slot, result) in found.iter_mut().zip(results) {
+            match result {
+                Err(error) if error.is(Errno::ENODEV) => {}
+                result => *slot = result?.iter().find_map(parse),
+            }
         }
+        Ok(found)
     }
 
     /// All devices of the namespace, or those plugged into one bridge.
@@ -90,36 +113,44 @@ impl Netlink {
         message
             .attributes
             .push(LinkAttribute::ExtMask(vec![LinkExtentMask::SkipStats]));
-        message.attributes.extend(bridge.map(LinkAttribute::Controller));
+        message
+            .attributes
+            .extend(bridge.map(LinkAttribute::Controller));
         let answers = self.dump(&RouteNetlinkMessage::GetLink(message))?;
         let links = answers.iter().filter_map(parse);
         // A kernel without strict checks ignores the filter.
-        Ok(links.filter(|link| bridge.is_none() || link.master == bridge).collect())
+        Ok(links
+            .filter(|link| bridge.is_none() || link.master == bridge)
+            .collect())
     }
 
     /// Makes a bridge that forwards at once and everything: no spanning tree, no multicast
     /// snooping (without a querier it would cut off listeners), no VLANs of its own.
-    pub fn add_bridge(&mut self, name: &str, mtu: u16) -> Result<()> {
+    ///
+    /// Its MTU is the smallest there is and must be set: one that was not changed after the making
+    /// is taken from the ports.
+    pub fn add_bridge(&mut self, name: &str) -> Result<()> {
         let data = InfoData::Bridge(vec![
             InfoBridge::StpState(BridgeStpState::Disabled),
             InfoBridge::ForwardDelay(0),
             InfoBridge::MulticastSnooping(false),
             InfoBridge::VlanDefaultPvid(0),
         ]);
-        self.add(named(name, mtu), InfoKind::Bridge, Some(data))
+        self.add(named(name, SMALLEST_MTU), InfoKind::Bridge, Some(data))
     }
 
     /// Makes a VXLAN device whose socket is in this socket's namespace and which itself is in
     /// `home`. It learns nothing: it sends where it is told.
     ///
+    /// Its own MTU is no limit, so that a packet too large for the path is not dropped silently by
+    /// the bridge but refused by this device, which tells the sender (Linux 5.9).
     /// Outer IPv4 packets may be fragmented on the way: where a router's complaints are filtered,
-    /// that is slower instead of a black hole. What this host knows of the path reaches inner
-    /// senders either way, since the kernel tells them itself (Linux 5.9).
+    /// that is slower instead of a black hole.
     pub fn add_vxlan(
         &mut self,
         name: &str,
-        mtu: u16,
         spec: &VxlanSpec,
+        family: Family,
         home: &NetNs,
     ) -> Result<()> {
         let mut data = vec![
@@ -132,8 +163,10 @@ impl Netlink {
             InfoVxlan::UDPCsum(true),
         ];
         // "Any" fixes no address, yet makes it a device for IPv6.
-        data.extend(spec.ipv6.then_some(InfoVxlan::Local6(Ipv6Addr::UNSPECIFIED)));
-        let mut message = named(name, mtu);
+        if family == Family::Ipv6 {
+            data.push(InfoVxlan::Local6(Ipv6Addr::UNSPECIFIED));
+        }
+        let mut message = named(name, VXLAN_MTU);
         message
             .attributes
             .push(LinkAttribute::NetNsFd(home.as_raw_fd()));
@@ -212,7 +245,9 @@ impl Netlink {
             LinkAttribute::IfName(name.to_owned()),
             LinkAttribute::LinkInfo(vec![
                 LinkInfo::PortKind(InfoPortKind::Bridge),
-                LinkInfo::PortData(InfoPortData::BridgePort(vec![InfoBridgePort::Isolated(true)])),
+                LinkInfo::PortData(InfoPortData::BridgePort(vec![InfoBridgePort::Isolated(
+                    true,
+                )])),
             ]),
         ];
         let isolate = (RouteNetlinkMessage::NewLink(isolate), 0);
@@ -257,7 +292,12 @@ impl Netlink {
         tolerate(self.add(message, kind, None), Errno::EADDRNOTAVAIL)
     }
 
-    fn add(&mut self, mut message: LinkMessage, kind: InfoKind, data: Option<InfoData>) -> Result<()> {
+    fn add(
+        &mut self,
+        mut message: LinkMessage,
+        kind: InfoKind,
+        data: Option<InfoData>,
+    ) -> Result<()> {
         let mut info = vec![LinkInfo::Kind(kind)];
         info.extend(data.map(LinkInfo::Data));
         message.attributes.push(LinkAttribute::LinkInfo(info));
@@ -313,9 +353,9 @@ fn switched_on(name: &str, alias: Option<&str>, without_ipv6: bool) -> LinkMessa
         let no_addresses = AfSpecInet6::AddrGenMode(In6AddrGenMode::None);
         message
             .attributes
-            .push(LinkAttribute::AfSpecUnspec(vec![AfSpecUnspec::Inet6(vec![
-                no_addresses,
-            ])]));
+            .push(LinkAttribute::AfSpecUnspec(vec![AfSpecUnspec::Inet6(
+                vec![no_addresses],
+            )]));
     }
     message
 }
@@ -364,10 +404,5 @@ fn parse_vxlan(data: &[InfoVxlan]) -> Option<VxlanSpec> {
         InfoVxlan::Port(port) => Some(*port),
         _ => None,
     })?;
-    let _ = Ipv4Addr::UNSPECIFIED;
-    Some(VxlanSpec {
-        vni,
-        port,
-        ipv6: false,
-    })
+    Some(VxlanSpec { vni, port })
 }

@@ -145,7 +145,10 @@ impl Netlink {
 
     /// Sends many requests with few system calls; they are done in order, and a refused one stops
     /// none of the others. Each has its own result.
-    pub fn batch(&mut self, requests: Vec<Request>) -> Result<Vec<Result<Vec<RouteNetlinkMessage>>>> {
+    pub fn batch(
+        &mut self,
+        requests: Vec<Request>,
+    ) -> Result<Vec<Result<Vec<RouteNetlinkMessage>>>> {
         let mut results = Vec::with_capacity(requests.len());
         let mut requests = requests.into_iter().peekable();
         while requests.peek().is_some() {
@@ -219,8 +222,7 @@ impl Netlink {
                 rest = next;
                 let field = |at: usize| u16::from_ne_bytes([message[at], message[at + 1]]);
                 let (kind, flags) = (field(4), field(6));
-                let number =
-                    u32::from_ne_bytes([message[8], message[9], message[10], message[11]]);
+                let number = u32::from_ne_bytes([message[8], message[9], message[10], message[11]]);
                 if number != sequence {
                     continue;
                 }

@@ -22,7 +22,8 @@ impl PacketSocket {
     pub fn open(namespace: &NetNs) -> io::Result<Self> {
         namespace.run(|| {
             // SAFETY: the call takes no pointers.
-            let fd = unsafe { libc::socket(libc::AF_PACKET, libc::SOCK_RAW | libc::SOCK_CLOEXEC, 0) };
+            let fd =
+                unsafe { libc::socket(libc::AF_PACKET, libc::SOCK_RAW | libc::SOCK_CLOEXEC, 0) };
             let fd = Errno::result(fd)?;
             // SAFETY: the kernel has just made this descriptor, and nobody else knows it.
             let fd = unsafe { OwnedFd::from_raw_fd(fd) };

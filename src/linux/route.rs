@@ -14,7 +14,10 @@ impl Netlink {
     /// interface's MTU; `None` when there is no route.
     pub fn path_mtu(&mut self, to: IpAddr) -> Result<Option<u32>> {
         let mut message = RouteMessage::default();
-        (message.header.address_family, message.header.destination_prefix_length) = match to {
+        (
+            message.header.address_family,
+            message.header.destination_prefix_length,
+        ) = match to {
             IpAddr::V4(_) => (AddressFamily::Inet, 32),
             IpAddr::V6(_) => (AddressFamily::Inet6, 128),
         };
