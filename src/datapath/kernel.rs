@@ -5,7 +5,7 @@ mod devices;
 mod forwarding;
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -29,8 +29,11 @@ pub const NAMESPACE: &str = "weave";
 /// (docker, pkg/plugins/client.go).
 const CALL_DEADLINE: Duration = Duration::from_secs(8);
 
-/// An address that no network has (RFC 5737): the way to it is the default route.
-const NOWHERE: [u8; 4] = [192, 0, 2, 1];
+/// Addresses that no network has (RFC 5737, RFC 3849): the way to them is the default route.
+const NOWHERE: [IpAddr; 2] = [
+    IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1)),
+    IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1)),
+];
 
 /// What the kernel's datapath needs to know.
 #[derive(Debug, Clone)]
@@ -53,6 +56,8 @@ struct Inner {
     devices: Mutex<Devices>,
     /// Removing a device takes long; it must not hold up an attach.
     teardown: Mutex<Netlink>,
+    /// Held while a segment is made or removed: the one would undo the other.
+    segments: Mutex<()>,
     announcer: PacketSocket,
     limits: Vec<DatapathError>,
 }
@@ -87,6 +92,7 @@ impl KernelDatapath {
         let inner = Inner {
             devices: Mutex::new(devices),
             teardown: Mutex::new(netlink(&weave)?),
+            segments: Mutex::new(()),
             announcer: PacketSocket::open(&weave).map_err(unsupported("packet sockets"))?,
             weave,
             limits,
@@ -108,10 +114,17 @@ impl KernelDatapath {
     /// The largest IP packet that this host sends to a peer's underlay address, in bytes; without
     /// a peer, by its default route. `None` when there is no route.
     pub async fn underlay_mtu(&self, peer: Option<IpAddr>) -> Result<Option<u32>, DatapathError> {
-        let to = peer.unwrap_or(NOWHERE.into());
         self.run("find the path's MTU", move |inner| {
-            let mtu = inner.devices().in_host.path_mtu(to);
-            mtu.map_err(step(|| format!("find the MTU of the path to {to}")))
+            let mut devices = inner.devices();
+            let ways = peer.map_or(NOWHERE.to_vec(), |peer| vec![peer]);
+            for to in ways {
+                let mtu = devices.in_host.path_mtu(to);
+                let mtu = mtu.map_err(step(|| format!("find the MTU of the path to {to}")))?;
+                if mtu.is_some() {
+                    return Ok(mtu);
+                }
+            }
+            Ok(None)
         })
         .await
     }
@@ -139,27 +152,25 @@ impl KernelDatapath {
 
 impl Inner {
     fn devices(&self) -> MutexGuard<'_, Devices> {
-        // Whatever a panic interrupted, the next call compares with the kernel anyway.
-        self.devices.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.devices)
     }
 
-    fn teardown(&self) -> MutexGuard<'_, Netlink> {
-        self.teardown.lock().unwrap_or_else(PoisonError::into_inner)
+    fn ensure_segment(&self, spec: SegmentSpec) -> Result<(), DatapathError> {
+        let _alone = lock(&self.segments);
+        self.devices().ensure_segment(spec)
     }
 
     fn remove_segment(&self, tag: u32) -> Result<(), DatapathError> {
+        let _alone = lock(&self.segments);
         self.devices().segments.remove(&tag);
-        let mut netlink = self.teardown();
+        let mut netlink = lock(&self.teardown);
         let errors: Vec<_> = devices::names(tag)
             .filter_map(|name| {
                 let result = netlink.delete_link(&name);
                 result.map_err(step(|| format!("remove {name}"))).err()
             })
             .collect();
-        match errors.is_empty() {
-            true => Ok(()),
-            false => Err(DatapathError::Several(errors)),
-        }
+        devices::all_done(errors)
     }
 
     fn unplug(&self, port: &str) -> Result<(), DatapathError> {
@@ -170,7 +181,7 @@ impl Inner {
                 reason: "expected the name of a container's port".to_owned(),
             });
         }
-        let mut netlink = self.teardown();
+        let mut netlink = lock(&self.teardown);
         let Some(link) = netlink.link(port).map_err(step(failed))? else {
             return Ok(());
         };
@@ -204,10 +215,8 @@ impl Datapath for KernelDatapath {
 
     async fn ensure_segment(&self, spec: &SegmentSpec) -> Result<(), DatapathError> {
         let spec = spec.clone();
-        self.run("set up a segment", move |inner| {
-            inner.devices().ensure_segment(spec)
-        })
-        .await
+        self.run("set up a segment", move |inner| inner.ensure_segment(spec))
+            .await
     }
 
     async fn remove_segment(&self, tag: u32) -> Result<(), DatapathError> {
@@ -253,6 +262,11 @@ impl Datapath for KernelDatapath {
         })
         .await
     }
+}
+
+/// Whatever a panic interrupted, the next call compares with the kernel anyway.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Asks the kernel for every kind of device that will be needed.

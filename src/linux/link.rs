@@ -94,6 +94,16 @@ impl Netlink {
         Ok(link)
     }
 
+    /// The largest IP packet of the device of this number, in bytes.
+    pub fn link_mtu(&mut self, index: u32) -> Result<Option<u32>> {
+        let mut message = LinkMessage::default();
+        message.header.index = index;
+        match self.request((RouteNetlinkMessage::GetLink(message), 0)) {
+            Err(error) if error.is(Errno::ENODEV) => Ok(None),
+            result => Ok(result?.iter().find_map(parse).map(|link| link.mtu)),
+        }
+    }
+
     /// The devices of these names, in the same order.
     pub fn links_named<const N: usize>(&mut self, names: [&str; N]) -> Result<[Option<Link>; N]> {
         let results = self.batch(names.map(get_request).into())?;
@@ -192,42 +202,28 @@ impl Netlink {
                 LinkInfo::Data(InfoData::Veth(InfoVeth::Peer(peer))),
             ]),
         ]);
-        let results = self.batch(vec![
-            create(message),
-            set_request(switched_on(spec.port, Some(spec.alias), false)),
-            get_request(spec.port),
-        ])?;
-        let mut results = results.into_iter();
-        let mut next = || {
-            results.next().ok_or(NetlinkError::Malformed {
-                expected: "three answers",
-            })?
+        let [quiet, up] = switch_on(spec.port, spec.alias);
+        let requests = vec![create(message), quiet, up, get_request(spec.port)];
+        let results = self.batch(requests)?;
+        let expected = "an answer to each request";
+        let Ok([created, quiet, up, found]) = <[_; 4]>::try_from(results) else {
+            return Err(NetlinkError::Malformed { expected });
         };
-        next()?;
-        let (switched, found) = (next(), next()?);
-        match switched {
-            // A kernel without IPv6 makes no addresses anyway.
-            Err(error) if error.is(Errno::EAFNOSUPPORT) => {
-                self.request(set_request(switched_on(spec.port, Some(spec.alias), true)))?;
-            }
-            result => drop(result?),
-        }
-        let port = found.iter().find_map(parse);
-        Ok(port
-            .ok_or(NetlinkError::Malformed {
-                expected: "the new device",
-            })?
-            .index)
+        created?;
+        tolerate(quiet, Errno::EAFNOSUPPORT)?;
+        up?;
+        let port = found?.iter().find_map(parse);
+        let port = port.ok_or(NetlinkError::Malformed { expected })?;
+        Ok(port.index)
     }
 
     /// Switches a device on, with an alias, and without IPv6 addresses of its own: it would
     /// announce them to the containers.
     pub fn switch_on(&mut self, name: &str, alias: &str) -> Result<()> {
-        match self.request(set_request(switched_on(name, Some(alias), false))) {
-            Err(error) if error.is(Errno::EAFNOSUPPORT) => {
-                self.request(set_request(switched_on(name, Some(alias), true)))?;
-            }
-            result => drop(result?),
+        let results = self.batch(switch_on(name, alias).into())?;
+        for result in results {
+            // A kernel without IPv6 makes no addresses anyway.
+            tolerate(result, Errno::EAFNOSUPPORT)?;
         }
         Ok(())
     }
@@ -340,24 +336,22 @@ fn set_request(message: LinkMessage) -> Request {
     (RouteNetlinkMessage::SetLink(message), 0)
 }
 
-fn switched_on(name: &str, alias: Option<&str>, without_ipv6: bool) -> LinkMessage {
-    let mut message = LinkMessage::default();
-    message.header.flags = LinkFlags::Up;
-    message.header.change_mask = LinkFlags::Up;
-    message.attributes = vec![LinkAttribute::IfName(name.to_owned())];
-    if let Some(alias) = alias {
-        let alias = alias.chars().filter(char::is_ascii).take(ALIAS).collect();
-        message.attributes.push(LinkAttribute::IfAlias(alias));
-    }
-    if !without_ipv6 {
-        let no_addresses = AfSpecInet6::AddrGenMode(In6AddrGenMode::None);
-        message
-            .attributes
-            .push(LinkAttribute::AfSpecUnspec(vec![AfSpecUnspec::Inet6(
-                vec![no_addresses],
-            )]));
-    }
-    message
+/// Two requests, because the kernel would switch the device on, and give it an address, before it
+/// read in the same request that it should not.
+fn switch_on(name: &str, alias: &str) -> [Request; 2] {
+    let named = LinkAttribute::IfName(name.to_owned());
+    let no_addresses = AfSpecInet6::AddrGenMode(In6AddrGenMode::None);
+    let mut quiet = LinkMessage::default();
+    quiet.attributes = vec![
+        named.clone(),
+        LinkAttribute::AfSpecUnspec(vec![AfSpecUnspec::Inet6(vec![no_addresses])]),
+    ];
+    let alias = alias.chars().filter(char::is_ascii).take(ALIAS).collect();
+    let mut up = LinkMessage::default();
+    up.header.flags = LinkFlags::Up;
+    up.header.change_mask = LinkFlags::Up;
+    up.attributes = vec![named, LinkAttribute::IfAlias(alias)];
+    [quiet, up].map(set_request)
 }
 
 fn parse(message: &RouteNetlinkMessage) -> Option<Link> {

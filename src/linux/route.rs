@@ -31,8 +31,7 @@ impl Netlink {
         let Some((interface, route_mtu)) = answers.iter().find_map(parse) else {
             return Ok(None);
         };
-        let links = self.links(None)?;
-        let link_mtu = links.iter().find(|l| l.index == interface).map(|l| l.mtu);
+        let link_mtu = self.link_mtu(interface)?;
         Ok([route_mtu, link_mtu].into_iter().flatten().min())
     }
 }

@@ -277,8 +277,9 @@ pub fn links(namespace: &NetNs) -> Vec<String> {
     links.into_iter().map(|link| link.name).collect()
 }
 
-/// Runs commands of `ip`, one a line, in a namespace.
-pub fn ip(namespace: &NetNs, commands: &str) {
+/// Runs commands of `ip`, one a line, in a namespace; returns what the last one printed.
+pub fn ip(namespace: &NetNs, commands: &str) -> String {
+    let mut printed = String::new();
     for command in commands.lines() {
         let output = namespace.run(|| {
             let words = command.split_whitespace();
@@ -287,7 +288,9 @@ pub fn ip(namespace: &NetNs, commands: &str) {
         let output = output.unwrap().unwrap();
         let error = String::from_utf8_lossy(&output.stderr);
         assert!(output.status.success(), "ip {command}: {error}");
+        printed = String::from_utf8_lossy(&output.stdout).into_owned();
     }
+    printed
 }
 
 /// The next frame within this time.

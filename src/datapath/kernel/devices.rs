@@ -179,10 +179,6 @@ impl Devices {
                 })?
             }
         };
-        if !bridge.up || bridge.alias != alias {
-            let switched = self.in_weave.switch_on(&name, &alias);
-            switched.map_err(step(failed))?;
-        }
         let mtu = u32::from(spec.mtu);
         if bridge.mtu != mtu {
             let ports = self.in_weave.links(Some(bridge.index));
@@ -197,6 +193,11 @@ impl Devices {
             let set = self.in_weave.set_mtu(&smaller, spec.mtu);
             set.map_err(step(failed))?;
         }
+        // After the MTU: below 1280 bytes the kernel knows nothing of IPv6 that could be set.
+        if !bridge.up || bridge.alias != alias {
+            let switched = self.in_weave.switch_on(&name, &alias);
+            switched.map_err(step(failed))?;
+        }
         Ok(bridge.index)
     }
 
@@ -207,10 +208,23 @@ impl Devices {
         };
         let (spec, bridge) = (segment.spec.clone(), segment.bridge);
         let forwarding = segment.forwarding.clone();
-        let remote = self.ensure_remote_ports(&spec, bridge, forwarding.as_ref())?;
-        let Some(forwarding) = forwarding else {
-            return Ok(());
-        };
+        let (remote, mut errors) = self.ensure_remote_ports(&spec, bridge, forwarding.as_ref())?;
+        if let Some(forwarding) = forwarding {
+            errors.extend(
+                self.apply_forwarding(&spec, bridge, &forwarding, &remote)
+                    .err(),
+            );
+        }
+        all_done(errors)
+    }
+
+    fn apply_forwarding(
+        &mut self,
+        spec: &SegmentSpec,
+        bridge: u32,
+        forwarding: &Forwarding,
+        remote: &BTreeMap<RemotePort, u32>,
+    ) -> Result<(), DatapathError> {
         let failed = || format!("set up the forwarding of {}", spec.id);
         let ports = self.in_weave.links(Some(bridge)).map_err(step(failed))?;
         let local = ports
@@ -219,17 +233,19 @@ impl Devices {
             .filter_map(|port| Some((mac_of(port)?, port.index)))
             .collect();
         let current = self.in_weave.fdb(bridge).map_err(step(failed))?;
-        let wanted = forwarding::entries(&forwarding, &remote, &local);
+        let wanted = forwarding::entries(forwarding, remote, &local);
         let changes = forwarding::changes(&current, &wanted);
         self.in_weave.change_fdb(&changes).map_err(step(failed))
     }
 
+    /// The remote ports that there are, and why others are not: a host without IPv6 still reaches
+    /// the peers that have IPv4.
     fn ensure_remote_ports(
         &mut self,
         spec: &SegmentSpec,
         bridge: u32,
         forwarding: Option<&Forwarding>,
-    ) -> Result<BTreeMap<RemotePort, u32>, DatapathError> {
+    ) -> Result<(BTreeMap<RemotePort, u32>, Vec<DatapathError>), DatapathError> {
         let tag = spec.id.tag();
         let names = RemotePort::ALL.map(|port| port.name(tag));
         let found = self
@@ -237,17 +253,19 @@ impl Devices {
             .links_named(names.each_ref().map(String::as_str));
         let found = found.map_err(step(|| format!("look for the devices of {}", spec.id)))?;
         let used = forwarding.map(forwarding::ports_used);
-        let mut ports = BTreeMap::new();
+        let (mut ports, mut errors) = (BTreeMap::new(), Vec::new());
         for ((port, name), link) in RemotePort::ALL.into_iter().zip(&names).zip(found) {
             let needed = match (port, &used) {
                 (RemotePort::Vxlan(Family::Ipv4), _) => true,
                 (RemotePort::Vxlan(Family::Ipv6), Some(used)) => used.contains(&port),
                 (RemotePort::Vxlan(Family::Ipv6), None) => link.is_some(),
             };
-            let link = self.ensure_vxlan(port, name, link, needed && spec.vxlan, spec, bridge)?;
-            ports.extend(link.map(|index| (port, index)));
+            match self.ensure_vxlan(port, name, link, needed && spec.vxlan, spec, bridge) {
+                Ok(link) => ports.extend(link.map(|index| (port, index))),
+                Err(error) => errors.push(error),
+            }
         }
-        Ok(ports)
+        Ok((ports, errors))
     }
 
     fn ensure_vxlan(
@@ -293,6 +311,15 @@ impl Devices {
             switched.map_err(step(failed))?;
         }
         Ok(Some(link.index))
+    }
+}
+
+/// Success if there are no errors, else all of them in one.
+pub(super) fn all_done(mut errors: Vec<DatapathError>) -> Result<(), DatapathError> {
+    match errors.len() {
+        0 => Ok(()),
+        1 => Err(errors.remove(0)),
+        _ => Err(DatapathError::Several(errors)),
     }
 }
 
