@@ -168,7 +168,7 @@ pub(super) const SETTINGS: &[Setting] = &[
         Some("IPALLOC_RANGE"),
         &["ipalloc-range", "iprange"],
         Shape::Value,
-        "the addresses that peers share out among themselves",
+        "the addresses that peers share out among themselves; none with --ipalloc-range=",
     ),
     Setting::new(
         "ipalloc_init",

@@ -90,14 +90,21 @@ impl Problems {
         reason: impl Into<String>,
     ) {
         let secret = matches!(key, Some(catalogue::PASSWORD));
-        self.push(key, name, value.filter(|_| !secret), reason.into());
+        if self.rejected.len() < MAX_REJECTED {
+            let rejected = rejected(name, value.filter(|_| !secret), reason.into());
+            self.rejected.push((key, rejected));
+        }
     }
 
     /// Takes note that what was meant to protect the mesh is not known. The value is shown: it
     /// must not be the password itself.
     pub(super) fn lose_password(&mut self, name: &str, value: Option<&str>, reason: &str) {
-        self.push(Some(catalogue::PASSWORD), name, value, reason.to_owned());
         self.password_lost = true;
+        let rejected = rejected(name, value, reason.to_owned());
+        // Nothing is more pressing, and no flood of others may hide it.
+        self.rejected.truncate(MAX_REJECTED - 1);
+        self.rejected
+            .insert(0, (Some(catalogue::PASSWORD), rejected));
     }
 
     /// All rejections, with what is kept instead as `in_force` tells it.
@@ -108,18 +115,14 @@ impl Problems {
         };
         self.rejected.into_iter().map(kept).collect()
     }
+}
 
-    fn push(&mut self, key: Option<&'static str>, name: &str, value: Option<&str>, reason: String) {
-        if self.rejected.len() >= MAX_REJECTED {
-            return;
-        }
-        let rejected = Rejected {
-            setting: shown(name),
-            value: value.map(shown),
-            reason,
-            kept: None,
-        };
-        self.rejected.push((key, rejected));
+fn rejected(name: &str, value: Option<&str>, reason: String) -> Rejected {
+    Rejected {
+        setting: shown(name),
+        value: value.map(shown),
+        reason,
+        kept: None,
     }
 }
 

@@ -271,7 +271,7 @@ fn closed((settings, rejected): (Settings, Vec<Rejected>), case: &str) {
     let password = settings.password.unwrap();
     assert_eq!(password.reveal().len(), 64, "{case}");
     assert_ne!(password, load(&[], &["--password"]).0.password.unwrap());
-    let kept = rejected.last().unwrap().kept.clone().unwrap();
+    let kept = rejected.first().unwrap().kept.clone().unwrap();
     assert!(kept.contains("nobody knows"), "{case}: {kept}");
     assert!(!format!("{rejected:?}").contains("hunter2"), "{case}");
 }

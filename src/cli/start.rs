@@ -1,0 +1,49 @@
+//! The two ways to start the daemon.
+
+use clap::Args;
+
+use super::{FAILED, OK, logging};
+use crate::config::{Paths, Settings};
+use crate::daemon;
+
+#[derive(Debug, Args)]
+pub(super) struct Daemon {
+    /// Settings as flags, and peers; see below
+    #[arg(
+        trailing_var_arg = true,
+        allow_hyphen_values = true,
+        value_name = "SETTINGS"
+    )]
+    pub(super) words: Vec<String>,
+}
+
+impl Daemon {
+    pub(super) fn run(self, paths: Paths) -> u8 {
+        start(&self.words, paths, false)
+    }
+}
+
+/// Runs the daemon with the settings of `docker plugin set`.
+pub(super) fn plugin(paths: Paths) -> u8 {
+    start(&[], paths, true)
+}
+
+fn start(words: &[String], paths: Paths, in_plugin: bool) -> u8 {
+    let (settings, rejected) = Settings::load(std::env::vars_os(), words, &paths);
+    logging::start(settings.log_level, in_plugin);
+    for rejected in &rejected {
+        tracing::warn!("setting {rejected}");
+    }
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build();
+    let result =
+        runtime.and_then(|runtime| runtime.block_on(daemon::run(settings, rejected, paths)));
+    match result {
+        Ok(()) => OK,
+        Err(error) => {
+            tracing::error!("the daemon cannot run: {error}");
+            FAILED
+        }
+    }
+}

@@ -1,0 +1,130 @@
+//! Commands that read.
+
+use std::io;
+use std::time::Duration;
+
+use clap::Args;
+use serde_json::{Value, json};
+
+use super::client::{Client, ClientError};
+use super::terminal;
+use crate::control::render::{Section, Style};
+
+/// How often `--watch` looks again.
+const WATCH: Duration = Duration::from_secs(1);
+
+#[derive(Debug, Args)]
+pub(super) struct Status {
+    /// connections, peers, targets, networks, endpoints or settings
+    section: Option<Section>,
+    /// Print JSON for programs
+    #[arg(long)]
+    json: bool,
+    /// Look again every second until interrupted
+    #[arg(long, conflicts_with = "json")]
+    watch: bool,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Report {
+    /// Print JSON for programs
+    #[arg(long)]
+    json: bool,
+}
+
+impl Status {
+    pub(super) async fn run(self, client: &Client) -> Result<(), ClientError> {
+        if self.json {
+            let report = client.get("/report").await?;
+            return Ok(terminal::print(&part(&report, self.section)?)?);
+        }
+        let url = url(self.section, terminal::style());
+        if !self.watch {
+            return Ok(terminal::print(&client.get(&url).await?)?);
+        }
+        loop {
+            // A daemon that is being restarted comes back.
+            let text = client.get(&url).await;
+            let text = text.unwrap_or_else(|error| format!("weave: {error}\n"));
+            terminal::redraw(&text)?;
+            tokio::time::sleep(WATCH).await;
+        }
+    }
+}
+
+impl Report {
+    pub(super) async fn run(self, client: &Client) -> Result<(), ClientError> {
+        if self.json {
+            return Ok(terminal::print(&client.get("/report").await?)?);
+        }
+        let style = terminal::style();
+        let mut text = client.get(&url(None, style)).await?;
+        for section in Section::ALL {
+            let table = client.get(&url(Some(section), style)).await?;
+            text += &format!("\n--- {section}\n{table}");
+        }
+        Ok(terminal::print(&text)?)
+    }
+}
+
+/// Shows the versions; a daemon that is not there is no failure.
+pub(super) async fn version(client: &Client) -> Result<(), ClientError> {
+    let daemon = match client.get("/report").await {
+        Ok(report) => {
+            let report: Value = serde_json::from_str(&report).map_err(io::Error::from)?;
+            report["version"].as_str().unwrap_or("unknown").to_owned()
+        }
+        Err(ClientError::NotRunning { .. }) => "not running".to_owned(),
+        Err(ClientError::NotRoot { .. }) => "not known, only root may ask it".to_owned(),
+        Err(error) => return Err(error),
+    };
+    let command = env!("CARGO_PKG_VERSION");
+    Ok(terminal::print(&format!(
+        "command {command}\ndaemon  {daemon}\n"
+    ))?)
+}
+
+fn url(section: Option<Section>, style: Style) -> String {
+    let section = section.map_or_else(String::new, |section| format!("/{section}"));
+    match style {
+        Style::Coloured => format!("/status{section}?colour=true"),
+        Style::Plain => format!("/status{section}"),
+    }
+}
+
+/// The part of a report that belongs to a section, as JSON.
+fn part(report: &str, section: Option<Section>) -> Result<String, io::Error> {
+    let report: Value = serde_json::from_str(report)?;
+    let part = match section {
+        None => report,
+        Some(Section::Connections) => report["mesh"]["connections"].clone(),
+        Some(Section::Peers) => report["mesh"]["peers"].clone(),
+        Some(Section::Targets) => report["mesh"]["targets"].clone(),
+        Some(Section::Networks) => report["segments"].clone(),
+        Some(Section::Endpoints) => report["endpoints"].clone(),
+        Some(Section::Settings) => json!({
+            "settings": report["settings"],
+            "rejected": report["rejected"],
+        }),
+    };
+    Ok(serde_json::to_string_pretty(&part)? + "\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::control::report::examples;
+
+    #[test]
+    fn each_section_has_its_part_of_the_report() {
+        let report = serde_json::to_string(&examples::report()).unwrap();
+        for section in Section::ALL {
+            let part: Value = serde_json::from_str(&part(&report, Some(section)).unwrap()).unwrap();
+            match part {
+                Value::Array(entries) => assert!(!entries.is_empty(), "{section}"),
+                Value::Object(parts) => assert_eq!(parts.len(), 2, "{section}"),
+                other => panic!("{section}: {other}"),
+            }
+        }
+    }
+}

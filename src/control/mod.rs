@@ -1,0 +1,56 @@
+//! What goes on, for people and programs: the report, its rendering, the read-only HTTP server
+//! and the root-only control socket.
+
+pub mod http;
+pub mod render;
+pub mod report;
+mod serve;
+pub mod socket;
+mod targets;
+mod warnings;
+
+use std::time::Duration;
+
+use thiserror::Error;
+
+pub use self::report::Report;
+pub use self::targets::Targets;
+pub use self::warnings::{Warning, Warnings};
+use crate::config::PeerAddress;
+
+/// How long a caller waits for an answer at most.
+pub const DEADLINE: Duration = Duration::from_secs(5);
+
+/// Why a command was not carried out.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum ControlError {
+    /// The change could not be made durable; nothing was changed.
+    #[error("the change cannot be stored: {0}")]
+    Store(String),
+    /// The daemon is shutting down.
+    #[error("the daemon is shutting down")]
+    Stopped,
+}
+
+/// What the daemon does on behalf of the control socket and the status server.
+///
+/// Callers give up after [`DEADLINE`]; a call they gave up on is dropped where it awaits.
+pub trait Control: Send + Sync + 'static {
+    /// What goes on.
+    fn report(&self) -> impl Future<Output = Report> + Send;
+
+    /// Connects to these places too; with `replace`, to none of those it was told of before.
+    /// Remembered before it is answered.
+    fn connect(
+        &self,
+        peers: Vec<PeerAddress>,
+        replace: bool,
+    ) -> impl Future<Output = Result<(), ControlError>> + Send;
+
+    /// No longer connects to these places. Remembered before it is answered.
+    fn forget(
+        &self,
+        peers: Vec<PeerAddress>,
+    ) -> impl Future<Output = Result<(), ControlError>> + Send;
+}
