@@ -22,6 +22,7 @@ pub mod config;
 pub mod control;
 pub mod daemon;
 pub mod datapath;
+pub mod docker;
 pub mod ipam;
 pub mod linux;
 pub mod mesh;

@@ -108,10 +108,10 @@ pub struct Ipam {
     commands: mpsc::Sender<Command>,
 }
 
-type Reply<T> = oneshot::Sender<Result<T, IpamError>>;
+pub(crate) type Reply<T> = oneshot::Sender<Result<T, IpamError>>;
 
 #[derive(Debug)]
-enum Command {
+pub(crate) enum Command {
     RequestPool(PoolRequest, Reply<Pool>),
     ReleasePool(PoolId, Reply<()>),
     RequestAddress(AddressRequest, Reply<IpNet>),
@@ -148,5 +148,14 @@ impl Ipam {
             .await
             .map_err(|_| IpamError::Stopped)?;
         answer.await.map_err(|_| IpamError::Stopped)?
+    }
+}
+
+#[cfg(test)]
+impl Ipam {
+    /// A handle whose calls the test itself answers.
+    pub(crate) fn twin() -> (Self, mpsc::Receiver<Command>) {
+        let (commands, calls) = mpsc::channel(1);
+        (Self { commands }, calls)
     }
 }

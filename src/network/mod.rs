@@ -138,10 +138,10 @@ pub struct Networks {
     commands: mpsc::Sender<Command>,
 }
 
-type Reply<T> = oneshot::Sender<Result<T, NetworkError>>;
+pub(crate) type Reply<T> = oneshot::Sender<Result<T, NetworkError>>;
 
 #[derive(Debug)]
-enum Command {
+pub(crate) enum Command {
     Allocate(
         NetworkId,
         BTreeMap<String, String>,
@@ -246,5 +246,14 @@ impl Networks {
             .await
             .map_err(|_| NetworkError::Stopped)?;
         answer.await.map_err(|_| NetworkError::Stopped)?
+    }
+}
+
+#[cfg(test)]
+impl Networks {
+    /// A handle whose calls the test itself answers.
+    pub(crate) fn twin() -> (Self, mpsc::Receiver<Command>) {
+        let (commands, calls) = mpsc::channel(1);
+        (Self { commands }, calls)
     }
 }
