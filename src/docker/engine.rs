@@ -324,10 +324,13 @@ pub(super) mod tests {
     impl FakeEngine {
         pub(in super::super) fn start(
             version: Option<&'static str>,
-            answers: impl IntoIterator<Item = (&'static str, &'static str)>,
+            answers: impl IntoIterator<Item = (impl Into<String>, impl Into<String>)>,
         ) -> Self {
             let dir = tempfile::tempdir().unwrap();
-            let answers: BTreeMap<_, _> = answers.into_iter().collect();
+            let answers: BTreeMap<String, String> = answers
+                .into_iter()
+                .map(|(path, answer)| (path.into(), answer.into()))
+                .collect();
             let asked = Arc::new(std::sync::Mutex::new(Vec::new()));
             let log = Arc::clone(&asked);
             let filter = warp::path::full().map(move |path: warp::path::FullPath| {
@@ -344,7 +347,7 @@ pub(super) mod tests {
                 let prefix = version.map(|version| format!("/v{version}"));
                 let bare = prefix.and_then(|prefix| path.strip_prefix(prefix.as_str()));
                 match answers.get(bare.unwrap_or(path)) {
-                    Some(answer) => builder.body((*answer).to_owned()),
+                    Some(answer) => builder.body(answer.clone()),
                     None => builder
                         .status(404)
                         .body(format!(r#"{{"message":"no {path}"}}"#)),

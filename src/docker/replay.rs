@@ -4,7 +4,7 @@
 //! every call well. A line is the name of a scenario or a call: on which host, to which plugin,
 //! what was asked (nothing for an empty body) and what that plugin replied.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
@@ -17,12 +17,19 @@ use tokio::task::JoinHandle;
 use super::calls::{Calls, Drivers};
 use super::discovered::DiscoveredNodes;
 use super::driver::Driver;
-use super::engine::Engine;
+use super::engine::tests::FakeEngine;
 use super::ipam_driver::IpamDriver;
 use super::plugin_socket::PluginSocket;
 use super::scope::Scope;
 
 pub(super) mod twins;
+
+/// The sets with a network whose making was not recorded: it was part of their preparation. They
+/// show that a lost network is learned from the Engine.
+const UNRECORDED: [&str; 2] = ["live-restore.jsonl", "local.jsonl"];
+
+/// The pool of that network, and of all that the recorded plugin chose a pool for.
+const POOL: &str = "10.77.0.0/16";
 
 #[derive(Deserialize)]
 struct Line {
@@ -65,6 +72,9 @@ async fn replay(engine: &str, http_host: &str) {
 
 async fn replay_set(file: &Path, http_host: &str) {
     let text = std::fs::read_to_string(file).unwrap();
+    let unrecorded = unrecorded_networks(&text);
+    let expected = UNRECORDED.iter().any(|set| file.ends_with(set));
+    assert_eq!(!unrecorded.is_empty(), expected, "{unrecorded:?}");
     let mut plugins = BTreeMap::new();
     let mut scenario = String::new();
     for line in text.lines() {
@@ -75,7 +85,11 @@ async fn replay_set(file: &Path, http_host: &str) {
         }
         let key = (line.host.clone(), line.plugin.clone());
         if !plugins.contains_key(&key) {
-            let plugin = Plugin::start(http_host, recorded_scope(&text, &key)).await;
+            let scope = recorded_scope(&text, &key);
+            let mut plugin = Plugin::start(http_host, scope, &unrecorded).await;
+            if !unrecorded.is_empty() {
+                plugin.remember_pool().await;
+            }
             plugins.insert(key.clone(), plugin);
         }
         let plugin = plugins.get_mut(&key).unwrap();
@@ -98,6 +112,23 @@ fn recorded_scope(text: &str, (host, plugin): &(String, String)) -> Scope {
     if global { Scope::Global } else { Scope::Local }
 }
 
+/// The networks that are used and never made.
+fn unrecorded_networks(text: &str) -> BTreeSet<String> {
+    let of = |method: &str| -> BTreeSet<String> {
+        text.lines()
+            .map(|line| serde_json::from_str::<Line>(line).unwrap())
+            .filter(|line| line.call == method)
+            .map(|line| {
+                line.request.unwrap()["NetworkID"]
+                    .as_str()
+                    .unwrap()
+                    .to_owned()
+            })
+            .collect()
+    };
+    &of("NetworkDriver.CreateEndpoint") - &of("NetworkDriver.CreateNetwork")
+}
+
 /// A plugin on one host, with the connection that the Engine keeps to it.
 struct Plugin {
     http_host: String,
@@ -108,17 +139,24 @@ struct Plugin {
     pools: BTreeMap<String, String>,
     server: JoinHandle<()>,
     _twins: (twins::NetworksTwin, twins::IpamTwin),
+    _engine: FakeEngine,
     _dir: tempfile::TempDir,
 }
 
 impl Plugin {
-    async fn start(http_host: &str, scope: Scope) -> Self {
+    /// A plugin on a host whose Engine's API tells the definitions of these networks.
+    async fn start(http_host: &str, scope: Scope, known: &BTreeSet<String>) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("weave.sock");
         let (networks, networks_twin) = twins::NetworksTwin::start();
         let (ipam, ipam_twin) = twins::IpamTwin::start();
+        let definitions = known.iter().map(|id| {
+            let definition = json!({"Id": id, "IPAM": {"Config": [{"Subnet": POOL}]}});
+            (format!("/networks/{id}"), definition.to_string())
+        });
+        let engine = FakeEngine::start(Some("1.41"), definitions);
         let drivers = Drivers {
-            network: Driver::new(networks, Engine::new(dir.path().join("docker.sock"))),
+            network: Driver::new(networks, engine.engine()),
             ipam: IpamDriver::new(ipam),
         };
         let nodes = DiscoveredNodes::default();
@@ -134,8 +172,19 @@ impl Plugin {
             pools: BTreeMap::new(),
             server,
             _twins: (networks_twin, ipam_twin),
+            _engine: engine,
             _dir: dir,
         }
+    }
+
+    /// The pool of a network that was made before.
+    async fn remember_pool(&mut self) {
+        let request = json!({"AddressSpace": "weavelocal", "Pool": POOL});
+        let reply = self
+            .post("IpamDriver.RequestPool", Some(&request), "")
+            .await;
+        let ours = reply["PoolID"].as_str().unwrap().to_owned();
+        self.pools.insert("test-10.77.0.0-16".to_owned(), ours);
     }
 
     async fn repeat(&mut self, line: &Line, context: &str) {
