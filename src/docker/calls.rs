@@ -7,6 +7,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use thiserror::Error;
 use tokio::sync::watch;
+use tokio::time::Instant;
 
 use super::discovered::DiscoveredNodes;
 use super::driver::{Driver, DriverError};
@@ -96,13 +97,14 @@ impl Calls {
     pub async fn answer(&self, path: &str, body: Bytes) -> Answer {
         let call = path.trim_start_matches('/').to_owned();
         let (this, name) = (self.clone(), call.clone());
+        let begin = Instant::now();
         match guarded(async move { this.dispatch(&name, &body).await }).await {
             Ok(body) => {
-                tracing::debug!(call, "answered");
+                tracing::debug!(call, took = ?begin.elapsed(), "answered");
                 Answer { status: 200, body }
             }
             Err(error) => {
-                tracing::warn!(call, %error, "refused");
+                tracing::warn!(call, took = ?begin.elapsed(), %error, "refused");
                 refusal(&call, &error)
             }
         }
@@ -250,7 +252,6 @@ fn refusal(call: &str, error: &CallError) -> Answer {
 mod tests {
     use proptest::prelude::*;
     use serde_json::Value;
-    use tokio::time::Instant;
 
     use super::*;
     use crate::docker::engine::Engine;

@@ -132,7 +132,8 @@ impl ScopeKeeper {
     }
 
     fn want(&self, scope: Scope) {
-        if self.wanted().replace(scope) == Some(scope) || self.remembered() == Some(scope) {
+        *self.wanted() = Some(scope);
+        if self.remembered() == Some(scope) {
             return;
         }
         if let Err(error) = self.shared.store.save(DOCUMENT, &scope) {

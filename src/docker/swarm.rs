@@ -25,7 +25,8 @@ pub async fn watch_nodes(
     let mut pause = FIRST_PAUSE;
     let mut answered = None;
     loop {
-        let found = find(&engine, &scope).await;
+        let before = targets.borrow().clone();
+        let found = find(&engine, &scope, before).await;
         let changed = match &found {
             Ok(found) => targets.send_if_modified(|old| {
                 let changed = old != found;
@@ -45,15 +46,24 @@ pub async fn watch_nodes(
     }
 }
 
-async fn find(engine: &Engine, scope: &ScopeKeeper) -> Result<BTreeSet<IpAddr>, EngineError> {
+async fn find(
+    engine: &Engine,
+    scope: &ScopeKeeper,
+    before: BTreeSet<IpAddr>,
+) -> Result<BTreeSet<IpAddr>, EngineError> {
     let info = engine.info().await?;
     scope.note(&info.swarm);
-    let nodes = if info.swarm.control_available {
-        engine.nodes().await?
-    } else {
-        Vec::new()
-    };
-    Ok(addresses(&info, &nodes))
+    if !info.swarm.control_available {
+        return Ok(addresses(&info, &[]));
+    }
+    match engine.nodes().await {
+        Ok(nodes) => Ok(addresses(&info, &nodes)),
+        // A manager without a quorum cannot tell, and its nodes are where they were.
+        Err(error) => {
+            tracing::debug!(%error, "only swarm's managers are known");
+            Ok(&addresses(&info, &[]) | &before)
+        }
+    }
 }
 
 /// The managers that every node knows and, on a manager, all nodes; without this one.
@@ -118,6 +128,20 @@ mod tests {
         assert_eq!(of(WORKER, "[]"), ["192.0.2.1"]);
         assert_eq!(of(MANAGER, NODES), ["192.0.2.2", "192.0.2.3"]);
         assert!(of(LONE, "[]").is_empty());
+    }
+
+    #[tokio::test]
+    async fn without_a_quorum_the_nodes_are_where_they_were() {
+        let dir = tempfile::tempdir().unwrap();
+        let scope = ScopeKeeper::new(None, Store::open(dir.path()).unwrap());
+        let info = MANAGER.replace(
+            r#"[{"NodeID""#,
+            r#"[{"NodeID":"n","Addr":"192.0.2.3:1"},{"NodeID""#,
+        );
+        let fake = FakeEngine::start(Some("1.41"), [("/info", info)]);
+        let before = BTreeSet::from(["192.0.2.2".parse().unwrap()]);
+        let found = find(&fake.engine(), &scope, before).await.unwrap();
+        assert_eq!(found.len(), 2);
     }
 
     #[tokio::test]
