@@ -1,0 +1,59 @@
+#!/usr/bin/env bash
+# Runs the lab tests whose file name contains PATTERN (all without one), one lab for each, on the
+# engine that ENGINE names. After each, every host must be free of what the test made.
+set -uo pipefail
+
+HERE=$(cd "$(dirname "$0")" && pwd)
+export LAB=${LAB:-test}
+pattern=${1:-}
+seconds=${TEST_SECONDS:-240}
+logs=${TEST_LOGS:-/tmp/weave-lab-tests/$LAB}
+passed=0 failed=0 broken=()
+mkdir -p "$logs"
+
+lab() { "$HERE/lab.sh" "$@"; }
+trap 'lab down >/dev/null 2>&1' EXIT
+trap 'exit 130' INT TERM
+
+show_hosts() {
+  local number
+  for number in $(lab ps 2>/dev/null | sed -n 's/^host\([0-9]*\) .*/\1/p'); do
+    echo "---- host$number: status"
+    timeout 10 bash -c ". '$HERE/lib.sh'; trap - ERR; status $number || weave $number status" 2>&1 | tail -n 60
+    echo "---- host$number: links in namespace weave"
+    lab exec "$number" ip -n weave -br link 2>&1
+    echo "---- host$number: dockerd and plugin"
+    lab log "$number" | grep -v -e 'net\.ipv4\.' -e '\[core\]' -e memberlist -e 'default vlan' -e 'loading plugin' | tail -n "${LOG_LINES:-60}"
+  done
+}
+
+for file in "$HERE"/[0-9][0-9][0-9]_*.sh; do
+  name=$(basename "$file" .sh)
+  [[ $name == *"$pattern"* ]] || continue
+  lab down >/dev/null 2>&1
+  begin=$SECONDS
+  log=$logs/$name.log
+  timeout "$seconds" bash "$file" >"$log" 2>&1 </dev/null
+  code=$?
+  [[ $code != 124 ]] || echo "failed: not done within $seconds s" >>"$log"
+  if [[ $code == 0 ]]; then
+    timeout 120 bash -c ". '$HERE/lib.sh'; residue_check" >>"$log" 2>&1 </dev/null
+    code=$?
+  fi
+  if [[ $code == 0 ]]; then
+    passed=$((passed + 1))
+    echo "ok $name ($((SECONDS - begin)) s)"
+  else
+    failed=$((failed + 1))
+    broken+=("$name")
+    echo "not ok $name: $(grep '^failed' "$log" | head -n 1) ($((SECONDS - begin)) s)"
+    show_hosts >>"$log" 2>&1
+    sed 's/^/    /' "$log"
+  fi
+done
+lab down >/dev/null 2>&1
+
+[[ $((passed + failed)) -gt 0 ]] || { echo "no test matches '$pattern'" >&2; exit 2; }
+[[ $failed == 0 ]] || printf 'failed: %s\n' "${broken[@]}"
+echo "$passed passed, $failed failed"
+[[ $failed == 0 ]]
