@@ -1,0 +1,11 @@
+#!/usr/bin/env bash
+# Removes the plugin from this machine's engine, and the weave command. The state in /var/lib/weave stays.
+set -euo pipefail
+
+plugin=${1:?usage: uninstall.sh NAME}
+if docker plugin inspect "$plugin" >/dev/null 2>&1; then
+  docker plugin disable -f "$plugin" >/dev/null 2>&1 || true
+  docker plugin rm -f "$plugin" >/dev/null
+fi
+rm -f /usr/local/bin/weave
+echo "$plugin is gone"
