@@ -277,3 +277,36 @@ no_tasks_left() {
   local number
   for number in $(host_numbers); do [[ -z $(d "$number" ps -aq) ]] || return 1; done
 }
+
+# ---- restarts -------------------------------------------------------------------------------------------
+
+# Three hosts, a network, a container with a known address on each, and a ping that goes on between
+# hosts 1 and 2 (`$ping12`) and between hosts 3 and 2 (`$ping32`).
+restart_setup() { # [K=V...]
+  mesh_up 3 "$@"
+  local number
+  for number in 1 2 3; do
+    network "$number" web --subnet 10.40.0.0/16
+    run "$number" "c$number" web --ip "10.40.0.$number"0 --restart always
+  done
+  all_reach_all 1:c1:10.40.0.10 2:c2:10.40.0.20 3:c3:10.40.0.30
+  restart_pings
+}
+
+restart_pings() {
+  ping12=/tmp/$LAB.ping12 ping32=/tmp/$LAB.ping32
+  ping_start 2 c2 10.40.0.10 "$ping12"
+  ping_start 3 c3 10.40.0.20 "$ping32"
+}
+
+# One reply may be on its way when a ping ends.
+assert_nothing_lost() { # N FILE WHO
+  assert_at_most "$(ping_stop "$1" "$2")" 1 "replies lost $3"
+}
+
+# Host N's peers are back within ten seconds of its engine answering, and its container is reachable.
+back_soon() { # N
+  wait_for 10 has_connections "$1" 2
+  wait_for 10 reaches 2 c2 "10.40.0.$1"0
+  reaches "$1" "c$1" 10.40.0.20
+}
