@@ -71,7 +71,7 @@ peer_list() { # N
 
 # ---- the daemon -------------------------------------------------------------------------------------
 
-weave() { on "$1" "$BUNDLE/rootfs/weave" "${@:2}"; } # N ARGS...: the command line on host N
+weave() { on "$1" timeout 10 "$BUNDLE/rootfs/weave" "${@:2}"; } # N ARGS...: the command line on host N
 report() { on "$1" curl -sf --max-time 5 http://127.0.0.1:6782/report; }
 status() { on "$1" curl -sf --max-time 5 http://127.0.0.1:6782/status; }
 
