@@ -7,3 +7,6 @@ pub mod netns;
 pub mod packet;
 pub mod route;
 pub mod sysctl;
+//! The kernel.
+
+pub mod nftables;
