@@ -176,7 +176,7 @@ pub enum Step {
     /// Judges by what the map says of what was loaded.
     VerdictOf(String),
     /// Replaces what was loaded by what the map says of it.
-    Translate(String),
+    Translate(Map),
     /// Loads a random number below this.
     Random(u32),
     /// Sends the packet to the address that was loaded.
@@ -187,6 +187,22 @@ pub enum Step {
     Count,
     /// Judges.
     Verdict(Verdict),
+}
+
+/// A map that a rule looks into.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Map {
+    name: String,
+    /// Names a map without a name of its own within the batch that makes it.
+    id: u32,
+}
+
+impl Map {
+    /// The map with this name.
+    pub fn named(name: impl Into<String>) -> Self {
+        let name = name.into();
+        Self { name, id: 0 }
+    }
 }
 
 /// Changes that come into force together.
@@ -218,7 +234,16 @@ const FLAG_APPEND: u16 = libc::NLM_F_APPEND as u16;
 const REGISTER: u32 = 1;
 const VERDICT_REGISTER: u32 = 0;
 
+const SET_IS_ANONYMOUS: u32 = 1;
+const SET_IS_CONSTANT: u32 = 2;
 const SET_IS_MAP: u32 = 8;
+/// Tells `nft list` that the keys have the byte order of the machine: type 0
+/// (`NFTNL_UDATA_SET_KEYBYTEORDER` of libnftnl), 4 bytes, the number 1.
+const MACHINE_BYTE_ORDER: [u8; 6] = if cfg!(target_endian = "little") {
+    [0, 4, 1, 0, 0, 0]
+} else {
+    [0, 4, 0, 0, 0, 1]
+};
 /// `NFT_DATA_VERDICT`.
 const VERDICT_DATA: u32 = 0xffff_ff00;
 
@@ -347,27 +372,43 @@ impl Batch {
         self.push(NEW_SET, FLAG_CREATE, family, body, format!("map {map}"));
     }
 
-    /// Makes a map from keys to addresses; one that is there stays as it is.
-    pub fn add_address_map(
-        &mut self,
-        family: Family,
-        table: &str,
-        map: &str,
-        key: KeyType,
-        address: KeyType,
-    ) {
-        let (kind, length) = address.encode();
+    /// Makes a map from numbers to IPv4 addresses for one rule of the same batch, with which it
+    /// goes.
+    pub fn add_backends(&mut self, table: &str, addresses: &[Ipv4Addr]) -> Map {
+        // The kernel replaces the figure by a number of its own.
+        let name = "__map%d";
+        let id = self.messages.len() as u32 + 1;
+        let (kind, length) = KeyType::Ipv4.encode();
         let body = self
-            .set(table, map, key)
-            .number(3, SET_IS_MAP)
+            .set(table, name, KeyType::Number)
+            .number(3, SET_IS_MAP | SET_IS_ANONYMOUS | SET_IS_CONSTANT)
             .number(6, kind)
-            .number(7, length);
-        self.push(NEW_SET, FLAG_CREATE, family, body, format!("map {map}"));
+            .number(7, length)
+            .bytes(13, &MACHINE_BYTE_ORDER);
+        let what = "a map of backends".to_owned();
+        self.push(NEW_SET, FLAG_CREATE, Family::Ipv4, body, what);
+        let elements: Vec<_> = (0..)
+            .zip(addresses)
+            .map(|(n, address)| Element::number(n, Data::Address((*address).into())))
+            .collect();
+        self.elements(
+            NEW_ELEMENTS,
+            FLAG_CREATE,
+            Family::Ipv4,
+            table,
+            name,
+            id,
+            &elements,
+        );
+        Map {
+            name: name.to_owned(),
+            id,
+        }
     }
 
     /// Adds elements to a set or map.
     pub fn add_elements(&mut self, family: Family, table: &str, set: &str, elements: &[Element]) {
-        self.elements(NEW_ELEMENTS, FLAG_CREATE, family, table, set, elements);
+        self.elements(NEW_ELEMENTS, FLAG_CREATE, family, table, set, 0, elements);
     }
 
     /// Removes elements, which must be there, from a set or map.
@@ -378,7 +419,7 @@ impl Batch {
         set: &str,
         elements: &[Element],
     ) {
-        self.elements(DELETE_ELEMENTS, 0, family, table, set, elements);
+        self.elements(DELETE_ELEMENTS, 0, family, table, set, 0, elements);
     }
 
     /// Brings the changes into force in the namespace of the calling thread.
@@ -451,6 +492,7 @@ impl Batch {
         family: Family,
         table: &str,
         set: &str,
+        id: u32,
         elements: &[Element],
     ) {
         // One attribute has 16 bits for its length: large sets take several messages.
@@ -462,6 +504,10 @@ impl Batch {
                 .text(1, table)
                 .text(2, set)
                 .nested(3, &list);
+            let body = match id {
+                0 => body,
+                id => body.number(4, id),
+            };
             self.push(message, flags, family, body, format!("elements of {set}"));
         }
     }
@@ -562,7 +608,7 @@ impl Step {
                 let body = Attributes::new().text(1, set).number(2, REGISTER);
                 expression("lookup", &body.number(5, u32::from(*inverted)))
             }
-            Self::VerdictOf(map) => lookup(map, VERDICT_REGISTER),
+            Self::VerdictOf(map) => lookup(&Map::named(map), VERDICT_REGISTER),
             Self::Translate(map) => lookup(map, REGISTER),
             Self::Random(below) => expression("numgen", &load.number(2, *below).number(3, 1)),
             Self::DestinationNat(family) => {
@@ -596,11 +642,15 @@ fn compare(operation: u32, data: &[u8]) -> Attributes {
     expression("cmp", &body.nested(3, &value(data)))
 }
 
-fn lookup(map: &str, destination: u32) -> Attributes {
+fn lookup(map: &Map, destination: u32) -> Attributes {
     let body = Attributes::new()
-        .text(1, map)
+        .text(1, &map.name)
         .number(2, REGISTER)
         .number(3, destination);
+    let body = match map.id {
+        0 => body,
+        id => body.number(4, id),
+    };
     expression("lookup", &body)
 }
 
@@ -723,19 +773,11 @@ mod tests {
             batch.replace_table(Family::Ipv4, "weave");
             batch.add_verdict_map(Family::Ipv4, "weave", "services", KeyType::Ipv4);
             batch.add_chain(Family::Ipv4, "weave", "web");
-            batch.add_address_map(
-                Family::Ipv4,
-                "weave",
-                "web-backends",
-                KeyType::Number,
-                KeyType::Ipv4,
-            );
-            let backend = |n, ip: [u8; 4]| Element::number(n, Data::Address(IpAddr::from(ip)));
-            let backends = [backend(0, [10, 0, 0, 3]), backend(1, [10, 0, 0, 4])];
-            batch.add_elements(Family::Ipv4, "weave", "web-backends", &backends);
+            let backends = [[10, 0, 0, 3], [10, 0, 0, 4]].map(Ipv4Addr::from);
+            let backends = batch.add_backends("weave", &backends);
             let balance = [
                 Step::Random(2),
-                Step::Translate("web-backends".to_owned()),
+                Step::Translate(backends),
                 Step::DestinationNat(Family::Ipv4),
             ];
             batch.add_rule(Family::Ipv4, "weave", "web", &balance);
@@ -761,12 +803,10 @@ mod tests {
             let shown = nft_list();
             for text in [
                 "10.0.0.2 : goto web",
-                "0x00000000 : 10.0.0.3",
-                "dnat to numgen random mod 2 map @web-backends",
+                "dnat to numgen random mod 2 map { 0 : 10.0.0.3, 1 : 10.0.0.4 }",
                 "type nat hook output",
             ] {
-                let loose = text.replace("0x00000000 : ", "");
-                assert!(shown.contains(text) || shown.contains(&loose), "{shown}");
+                assert!(shown.contains(text), "{shown}");
             }
         });
     }

@@ -4,6 +4,7 @@ mod actor;
 mod core;
 mod mechanic;
 mod record;
+pub mod services;
 mod status;
 mod switch;
 

@@ -102,13 +102,13 @@ impl EndpointRecord {
     }
 }
 
-fn encode<T: Serialize>(record: &T) -> Bytes {
+pub(super) fn encode<T: Serialize>(record: &T) -> Bytes {
     let encoded = postcard::to_extend(record, vec![FORM]);
     // The records hold nothing that postcard refuses, and a vector takes any length.
     encoded.expect("records are always encodable").into()
 }
 
-fn decode<T: DeserializeOwned>(value: &[u8]) -> Result<T, RecordError> {
+pub(super) fn decode<T: DeserializeOwned>(value: &[u8]) -> Result<T, RecordError> {
     match value.split_first() {
         Some((&FORM, rest)) => postcard::from_bytes(rest).map_err(RecordError::Malformed),
         other => Err(RecordError::Form(other.map(|(form, _)| *form))),

@@ -1,0 +1,98 @@
+//! What managers tell of services, and nodes of the tasks that back them.
+
+use std::net::Ipv4Addr;
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+
+use crate::mesh::{Key, Kind};
+use crate::network::record::{RecordError, decode, encode};
+use crate::types::{EndpointId, NetworkId};
+
+/// Swarm's identifier of a service.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct ServiceId(pub String);
+
+/// A service and its virtual addresses, as a manager knows them. Named after the service.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Service {
+    /// Its name, for people.
+    pub name: String,
+    /// Its virtual address on each network.
+    pub vips: Vec<(NetworkId, Ipv4Addr)>,
+}
+
+/// A task that takes connections on one network. Named after its endpoint.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Backend {
+    /// The service it belongs to.
+    pub service: ServiceId,
+    /// The network.
+    pub network: NetworkId,
+    /// Its address there.
+    pub address: Ipv4Addr,
+}
+
+/// The name of the record by which a manager says that it is one: what it says of services, and
+/// what it leaves out, counts before what managers said that cannot be reached any more.
+pub(super) const MANAGER: &str = "manager";
+
+pub(super) fn manager_key() -> Key {
+    Key::new(Kind::SERVICE, MANAGER)
+}
+
+impl Service {
+    pub(super) fn key(id: &ServiceId) -> Key {
+        Key::new(Kind::SERVICE, id.0.clone())
+    }
+
+    pub(super) fn encode(&self) -> Bytes {
+        encode(self)
+    }
+
+    pub(super) fn decode(value: &[u8]) -> Result<Self, RecordError> {
+        decode(value)
+    }
+}
+
+impl Backend {
+    pub(super) fn key(endpoint: &EndpointId) -> Key {
+        Key::new(Kind::BACKEND, endpoint.short().to_owned())
+    }
+
+    pub(super) fn encode(&self) -> Bytes {
+        encode(self)
+    }
+
+    pub(super) fn decode(value: &[u8]) -> Result<Self, RecordError> {
+        decode(value)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn records_survive_the_wire(
+            name: String,
+            network in "[a-z0-9]{25}",
+            address: Ipv4Addr,
+        ) {
+            let network: NetworkId = network.parse().unwrap();
+            let service = Service { name: name.clone(), vips: vec![(network.clone(), address)] };
+            prop_assert_eq!(Service::decode(&service.encode()), Ok(service));
+            let backend = Backend { service: ServiceId(name), network, address };
+            prop_assert_eq!(Backend::decode(&backend.encode()), Ok(backend));
+        }
+
+        #[test]
+        fn no_value_makes_decoding_panic(value: Vec<u8>) {
+            let _ = Service::decode(&value);
+            let _ = Backend::decode(&value);
+        }
+    }
+}
