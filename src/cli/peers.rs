@@ -12,7 +12,7 @@ pub(super) struct Connect {
     /// Connect to these hosts only, in place of all that were given before
     #[arg(long)]
     replace: bool,
-    /// Other hosts, as host[:port] or [IPv6 address]:port
+    /// Other hosts: `host`, `host:port`, `address:port` or, of IPv6, `[address]:port`
     #[arg(value_name = "PEER", required_unless_present = "replace")]
     peers: Vec<PeerAddress>,
 }

@@ -415,3 +415,34 @@ fn reject_unknown(
         false => problems.reject(None, name, None, reason),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_rejected_password_is_not_shown() {
+        let mut problems = Problems::default();
+        problems.reject(
+            Some(catalogue::PASSWORD),
+            "--password",
+            Some("hunter2"),
+            "expected more",
+        );
+        let rejected = problems.finish(|_| None);
+        assert_eq!(
+            rejected[0].to_string(),
+            "--password is not obeyed: expected more"
+        );
+    }
+
+    #[test]
+    fn what_is_shown_is_short_and_harmless() {
+        let mut problems = Problems::default();
+        let value = "\u{1b}[2J".repeat(100);
+        problems.reject(None, "--mtu", Some(&value), "expected less");
+        let shown = problems.finish(|_| None)[0].value.clone().unwrap();
+        assert_eq!(shown.chars().count(), MAX_SHOWN);
+        assert!(!shown.contains('\u{1b}'));
+    }
+}

@@ -255,6 +255,13 @@ fn a_wanted_password_that_is_not_known_closes_the_mesh() {
     closed(load(&[], &["--password"]), "no value");
     closed(load(&[], &["--password="]), "empty value");
     closed(load(&[], &["--pasword", "hunter2"]), "flag");
+    closed(load(&[], &["--password:hunter2"]), "separator");
+    let flood: Vec<_> = (0..200).map(|_| "--nonsense=1").collect();
+    closed(load(&[("WEAVE_PASWORD", "x")], &flood), "flood before");
+    closed(
+        load(&[], &[&flood[..], &["--password"]].concat()),
+        "flood after",
+    );
     let elsewhere = [("WEAVE_PASSWORD_FILE".into(), "/etc/weave".into())];
     closed(
         Settings::load(elsewhere, &[], &Paths::below(dir.path())),
