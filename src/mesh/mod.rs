@@ -3,6 +3,25 @@
 //! A peer owns records and numbers their changes; every peer ends up with all records of all
 //! peers. What a record means is not known here: the floors above give each kind its form.
 
+mod admission;
+mod connection;
+mod connector;
+pub mod core;
+mod framing;
+mod handle;
+mod handshake;
+mod identity;
+mod keeper;
+mod listener;
+pub mod message;
+mod news;
+pub mod records;
+mod replica;
+mod shell;
+mod status;
+mod targets;
+mod topology;
+
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
@@ -10,6 +29,9 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use crate::types::PeerId;
+
+pub use self::core::{PublishError, SendError};
+pub use self::handle::{DEFAULT_CONN_LIMIT, DEFAULT_PORT, Mesh, MeshConfig};
 
 /// Which part of the daemon a record or message belongs to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
