@@ -1,144 +1,262 @@
 //! The one place where the parts are built, wired, supervised and shut down.
 
+mod control;
+mod report;
+mod tasks;
+
 use std::io;
+use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, mpsc, watch};
+use tokio::task::JoinSet;
 
-use crate::config::{Paths, PeerAddress, Rejected, Settings};
-use crate::control::{Control, ControlError, Report, Targets, Warning, Warnings, http, socket};
-use crate::store::{Store, StoreError};
+use crate::config::{HostAddress, Mtu, Paths, Rejected, Scope as ScopeSetting, Settings};
+use crate::control::{Targets, Warning, Warnings, http, socket};
+use crate::datapath::{KernelConfig, KernelDatapath, MaybeDatapath};
+use crate::docker::calls::{Calls, Drivers};
+use crate::docker::discovered::DiscoveredNodes;
+use crate::docker::driver::Driver;
+use crate::docker::engine::Engine;
+use crate::docker::ipam_driver::IpamDriver;
+use crate::docker::plugin_socket::PluginSocket;
+use crate::docker::scope::{Scope, ScopeKeeper};
+use crate::docker::{containers, swarm};
+use crate::ipam::Ipam;
+use crate::mesh::{Mesh, MeshConfig};
+use crate::network::{self, Networks, Policy, Stores};
+use crate::store::Store;
 
-/// Runs the daemon until it is told to stop (SIGTERM, SIGINT).
-///
-/// What fails on the way is shown in status and tried again; only a process that cannot even
-/// wait for signals gives up.
-pub async fn run(settings: Settings, rejected: Vec<Rejected>, paths: Paths) -> io::Result<()> {
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    let warnings = Warnings::default();
-    let control = Arc::new(Daemon {
-        started: Instant::now(),
-        warnings: warnings.clone(),
-        paths: paths.clone(),
-        targets: Mutex::new(()),
-        settings,
-        rejected,
-    });
-    let socket = paths.control_socket();
-    let mut tasks = tokio::task::JoinSet::new();
-    tasks.spawn(socket::serve(socket, control.clone(), warnings.clone()));
-    if let Some(address) = control.settings.status_addr.get() {
-        tasks.spawn(http::serve(address, control.clone(), warnings));
-    }
-    tokio::select! {
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
-    }
-    tracing::info!("shutting down");
-    tasks.shutdown().await;
-    Ok(())
+/// How long a socket that could not be made waits for its next try.
+const RETRY: Duration = Duration::from_secs(1);
+
+/// The packet size of Ethernet (RFC 894), where the kernel does not tell that of the underlay.
+const USUAL_MTU: u16 = 1500;
+
+/// How the daemon was started.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mode {
+    /// By the Engine, as a managed plugin: that socket is served too.
+    Plugin,
+    /// By an operator: only the legacy sockets are served.
+    Standalone,
 }
 
+/// The daemon's parts, as its tasks and its reports need them.
 #[derive(Debug)]
 struct Daemon {
     started: Instant,
     settings: Settings,
     rejected: Vec<Rejected>,
     warnings: Warnings,
-    paths: Paths,
+    store: Store,
+    mesh: Mesh,
+    networks: Networks,
+    datapath: Arc<MaybeDatapath>,
+    scope: ScopeKeeper,
+    sockets: Arc<report::Sockets>,
     /// Held while the targets on disk are changed.
     targets: Mutex<()>,
 }
 
-impl Control for Daemon {
-    async fn report(&self) -> Report {
-        Report {
-            uptime_seconds: self.started.elapsed().as_secs(),
-            warnings: self.warnings.all(),
-            ..Report::of_settings(self.settings.in_force(), self.rejected.clone())
+/// Runs the daemon until it is told to stop (SIGTERM, SIGINT).
+///
+/// What fails on the way is shown in status and tried again; only a process that cannot even
+/// wait for signals gives up.
+pub async fn run(
+    settings: Settings,
+    rejected: Vec<Rejected>,
+    paths: Paths,
+    mode: Mode,
+) -> io::Result<()> {
+    let started = Instant::now();
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let (stop, stopped) = watch::channel(());
+    let mut tasks = JoinSet::new();
+
+    // Docker is answered from here on; calls wait for what is built below.
+    let store = Store::at(paths.state());
+    let engine = Engine::new(paths.docker_socket());
+    let scope = ScopeKeeper::new(scope_setting(settings.scope), store.clone());
+    let nodes = DiscoveredNodes::default();
+    let (drivers, drivers_ready) = watch::channel(None);
+    let sockets = Arc::new(report::Sockets::default());
+    let mut listen = |path: PathBuf, scope| {
+        let calls = Calls::new(scope, nodes.clone(), drivers_ready.clone());
+        tasks.spawn(serve(path, calls, Arc::clone(&sockets), stopped.clone()));
+    };
+    if mode == Mode::Plugin {
+        listen(paths.managed_socket(), scope.subscribe());
+    }
+    for legacy in settings.legacy_sockets.get() {
+        let file = format!("{}.sock", legacy.name());
+        listen(paths.legacy_plugins().join(file), Scope::Local.known());
+    }
+    let deciding = (scope.clone(), engine.clone());
+    tasks.spawn(async move {
+        deciding.0.decide(&deciding.1).await;
+    });
+
+    let warnings = Warnings::default();
+    let datapath = Arc::new(open_datapath(&settings, &paths).await);
+    let mesh = start_mesh(&settings, &store, &warnings).await;
+    let networks = start_networks(&settings, &paths, &store, &mesh, &datapath).await;
+    let network = Driver::new(networks.clone(), engine.clone());
+    let ipam = IpamDriver::new(Ipam::unavailable());
+    drivers.send_replace(Some(Drivers { network, ipam }));
+
+    let daemon = Arc::new(Daemon {
+        started,
+        settings,
+        rejected,
+        warnings: warnings.clone(),
+        store,
+        mesh: mesh.clone(),
+        networks: networks.clone(),
+        datapath: Arc::clone(&datapath),
+        scope: scope.clone(),
+        sockets,
+        targets: Mutex::new(()),
+    });
+    let control_socket = paths.control_socket();
+    tasks.spawn(socket::serve(
+        control_socket,
+        Arc::clone(&daemon),
+        warnings.clone(),
+    ));
+    if let Some(address) = daemon.settings.status_addr.get() {
+        tasks.spawn(http::serve(address, Arc::clone(&daemon), warnings));
+    }
+
+    let (swarm_nodes, of_swarm) = watch::channel(Default::default());
+    tasks.spawn(swarm::watch_nodes(engine.clone(), scope, swarm_nodes));
+    tasks.spawn(tasks::feed_targets("swarm", of_swarm, mesh.clone()));
+    tasks.spawn(tasks::feed_targets(
+        "discovered",
+        nodes.subscribe(),
+        mesh.clone(),
+    ));
+    let (lists, running) = mpsc::channel(1);
+    tasks.spawn(containers::watch(engine, lists));
+    tasks.spawn(tasks::name_endpoints(running, networks.clone()));
+    tasks.spawn(tasks::watch_mtu(
+        mesh.subscribe(),
+        datapath,
+        networks.clone(),
+    ));
+
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    tracing::info!("shutting down");
+    drop(stop);
+    mesh.stop().await;
+    tasks.shutdown().await;
+    Ok(())
+}
+
+/// Serves one plugin socket; where it cannot be made, tries again until it can.
+async fn serve(
+    path: PathBuf,
+    calls: Calls,
+    sockets: Arc<report::Sockets>,
+    mut stopped: watch::Receiver<()>,
+) {
+    loop {
+        let bound = PluginSocket::bind(&path);
+        sockets.note(&path, bound.as_ref().err().map(ToString::to_string));
+        match bound {
+            Ok(socket) => {
+                let shutdown = async move {
+                    // Fails when the sender is dropped, which is all it is for.
+                    let _ = stopped.changed().await;
+                };
+                return socket.serve(calls, shutdown).await;
+            }
+            Err(_) => tokio::time::sleep(RETRY).await,
         }
-    }
-
-    async fn connect(&self, peers: Vec<PeerAddress>, replace: bool) -> Result<(), ControlError> {
-        self.change_targets(move |targets, of_settings| {
-            targets.connect(peers, replace, of_settings)
-        })
-        .await
-    }
-
-    async fn forget(&self, peers: Vec<PeerAddress>) -> Result<(), ControlError> {
-        self.change_targets(move |targets, of_settings| targets.forget(peers, of_settings))
-            .await
     }
 }
 
-impl Daemon {
-    async fn change_targets(
-        &self,
-        change: impl FnOnce(Targets, &[PeerAddress]) -> Targets + Send + 'static,
-    ) -> Result<(), ControlError> {
-        let _one_at_a_time = self.targets.lock().await;
-        let dir = self.paths.state();
-        let of_settings = self.settings.peers.clone();
-        let write = move || -> Result<(), StoreError> {
-            let store = Store::open(dir)?;
-            change(Targets::load(&store)?, &of_settings).save(&store)
-        };
-        let written = tokio::task::spawn_blocking(write).await;
-        written
-            .map_err(|_| ControlError::Stopped)?
-            .map_err(|error| ControlError::Store(error.to_string()))
-            .inspect_err(|error| {
-                let remedy = "free space or repair the file, then repeat the command";
-                self.warnings
-                    .set("targets", Warning::new(error.to_string(), remedy));
-            })?;
-        self.warnings.clear("targets");
-        Ok(())
-    }
+async fn open_datapath(settings: &Settings, paths: &Paths) -> MaybeDatapath {
+    let config = KernelConfig {
+        run_dir: paths.run(),
+        vxlan_port: settings.port.vxlan(),
+    };
+    let opened = tokio::task::spawn_blocking(move || KernelDatapath::open(&config)).await;
+    let error = match opened {
+        Ok(Ok(kernel)) => return MaybeDatapath::Kernel(kernel),
+        Ok(Err(error)) => error.to_string(),
+        Err(error) => error.to_string(),
+    };
+    tracing::error!(error, "containers cannot be attached");
+    MaybeDatapath::Absent(error)
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
+async fn start_mesh(settings: &Settings, store: &Store, warnings: &Warnings) -> Mesh {
+    let of_commands = Targets::load(store).unwrap_or_else(|error| {
+        let remedy = "repair or remove the file, then repeat `weave connect` and `weave forget`";
+        warnings.set("targets", Warning::new(error.to_string(), remedy));
+        Targets::default()
+    });
+    let config = MeshConfig {
+        nickname: settings.nickname().to_string(),
+        bind: settings.host.map(HostAddress::get),
+        advertise: settings.host.map(HostAddress::get).into_iter().collect(),
+        port: settings.port.control(),
+        password: settings.password.clone(),
+        discovery: !settings.no_discovery.0,
+        conn_limit: settings.conn_limit.get().unwrap_or(usize::MAX),
+        targets: control::targets(&of_commands, &settings.peers),
+        ..MeshConfig::default()
+    };
+    Mesh::start(config, Some(store.clone())).await
+}
 
-    fn daemon(root: &std::path::Path) -> Daemon {
-        let peers = ["a".to_owned(), "b".to_owned()];
-        let paths = Paths::below(root);
-        let (settings, rejected) = Settings::load([], &peers, &paths);
-        Daemon {
-            started: Instant::now(),
-            settings,
-            rejected,
-            warnings: Warnings::default(),
-            paths,
-            targets: Mutex::new(()),
-        }
-    }
+async fn start_networks(
+    settings: &Settings,
+    paths: &Paths,
+    store: &Store,
+    mesh: &Mesh,
+    datapath: &Arc<MaybeDatapath>,
+) -> Networks {
+    let config = network::Config {
+        id: mesh.id(),
+        nickname: settings.nickname().to_string(),
+        policy: Policy {
+            encrypt: settings.password.is_some(),
+        },
+        mtu: settings.mtu.map(Mtu::get),
+        multicast: settings.multicast.0,
+    };
+    let stores = Stores {
+        durable: store.clone(),
+        runtime: Store::at(paths.run().join("weave")),
+    };
+    let mtu = tasks::underlay_mtu(datapath, []).await;
+    let publish = mesh.clone();
+    Networks::start(
+        config,
+        mtu.unwrap_or(USUAL_MTU),
+        Arc::clone(datapath),
+        stores,
+        mesh.subscribe(),
+        move |key, value| {
+            if let Err(error) = publish.publish(key, value) {
+                tracing::error!(%error, "the other peers are not told of a change");
+            }
+        },
+    )
+}
 
-    #[tokio::test]
-    async fn commands_are_remembered_across_restarts() {
-        let dir = tempfile::tempdir().unwrap();
-        let peers = |text: &str| vec![text.parse().unwrap()];
-        daemon(dir.path()).connect(peers("c"), false).await.unwrap();
-        daemon(dir.path()).forget(peers("a")).await.unwrap();
-        let daemon = daemon(dir.path());
-        let targets = Targets::load(&Store::open(daemon.paths.state()).unwrap()).unwrap();
-        assert!(targets.wanted(&daemon.settings.peers).eq(&peers("b")));
-        assert!(targets.added().eq(&peers("c")));
-    }
-
-    #[tokio::test]
-    async fn a_change_that_cannot_be_stored_is_refused_and_told() {
-        let dir = tempfile::tempdir().unwrap();
-        std::fs::create_dir_all(dir.path().join("var")).unwrap();
-        std::fs::write(dir.path().join("var/lib"), "in the way").unwrap();
-        let daemon = daemon(dir.path());
-        let error = daemon.connect(vec![], true).await.unwrap_err();
-        assert!(matches!(error, ControlError::Store(_)), "{error}");
-        assert_eq!(daemon.report().await.warnings.len(), 1);
+fn scope_setting(setting: ScopeSetting) -> Option<Scope> {
+    match setting {
+        ScopeSetting::Auto => None,
+        ScopeSetting::Local => Some(Scope::Local),
+        ScopeSetting::Global => Some(Scope::Global),
     }
 }

@@ -44,15 +44,17 @@ pub struct Store {
 }
 
 impl Store {
+    /// The directory, which is made when something is first saved there.
+    pub fn at(dir: impl AsRef<Path>) -> Self {
+        let dir = dir.as_ref().into();
+        Self { dir }
+    }
+
     /// Opens the directory, making it if need be, readable for root alone.
     pub fn open(dir: impl AsRef<Path>) -> Result<Self, StoreError> {
-        let dir = dir.as_ref();
-        fs::DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(dir)
-            .map_err(io_error("make", dir))?;
-        Ok(Self { dir: dir.into() })
+        let store = Self::at(dir);
+        store.make_dir()?;
+        Ok(store)
     }
 
     /// The directory itself.
@@ -80,6 +82,7 @@ impl Store {
             path: path.clone(),
             source,
         })?;
+        self.make_dir()?;
         let new = path.with_extension("new");
         write_durably(&new, &text).map_err(io_error("write", &new))?;
         fs::rename(&new, &path).map_err(io_error("replace", &path))?;
@@ -98,6 +101,14 @@ impl Store {
             }
             _ => Ok(()),
         }
+    }
+
+    fn make_dir(&self) -> Result<(), StoreError> {
+        fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(&self.dir)
+            .map_err(io_error("make", &self.dir))
     }
 
     fn path(&self, name: &str) -> PathBuf {

@@ -4,7 +4,7 @@ use clap::Args;
 
 use super::{FAILED, OK, logging};
 use crate::config::{Paths, Settings};
-use crate::daemon;
+use crate::daemon::{self, Mode};
 
 #[derive(Debug, Args)]
 pub(super) struct Daemon {
@@ -19,18 +19,18 @@ pub(super) struct Daemon {
 
 impl Daemon {
     pub(super) fn run(self, paths: Paths) -> u8 {
-        start(&self.words, paths, false)
+        start(&self.words, paths, Mode::Standalone)
     }
 }
 
 /// Runs the daemon with the settings of `docker plugin set`.
 pub(super) fn plugin(paths: Paths) -> u8 {
-    start(&[], paths, true)
+    start(&[], paths, Mode::Plugin)
 }
 
-fn start(words: &[String], paths: Paths, in_plugin: bool) -> u8 {
+fn start(words: &[String], paths: Paths, mode: Mode) -> u8 {
     let (settings, rejected) = Settings::load(std::env::vars_os(), words, &paths);
-    logging::start(settings.log_level, in_plugin);
+    logging::start(settings.log_level, mode == Mode::Plugin);
     for rejected in &rejected {
         tracing::warn!("setting {rejected}");
     }
@@ -38,7 +38,7 @@ fn start(words: &[String], paths: Paths, in_plugin: bool) -> u8 {
         .enable_all()
         .build();
     let result =
-        runtime.and_then(|runtime| runtime.block_on(daemon::run(settings, rejected, paths)));
+        runtime.and_then(|runtime| runtime.block_on(daemon::run(settings, rejected, paths, mode)));
     match result {
         Ok(()) => OK,
         Err(error) => {

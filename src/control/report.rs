@@ -111,7 +111,7 @@ pub struct EndpointReport {
     /// The container's name or the start of its identifier, where it is known.
     pub container: Option<String>,
     /// Its addresses.
-    pub addresses: Vec<IpNet>,
+    pub addresses: Vec<IpAddr>,
     /// Its Ethernet address.
     pub mac: Mac,
     /// The nickname of the peer where it runs.
@@ -260,7 +260,7 @@ pub(crate) mod examples {
                 segment,
                 network: Some("web".into()),
                 container: Some("shop".into()),
-                addresses: vec!["10.1.0.2/16".parse().unwrap()],
+                addresses: vec!["10.1.0.2".parse().unwrap()],
                 mac: Mac::of_ip([10, 1, 0, 2].into()),
                 host: "node1".into(),
                 local: true,

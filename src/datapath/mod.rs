@@ -5,9 +5,10 @@
 //! namespace, where Docker also finds the container's end of each veth pair. The devices outlive
 //! the daemon: restarting it interrupts no traffic.
 
-pub mod memory;
+mod absent;
 mod announcement;
 mod kernel;
+pub mod memory;
 pub mod mtu;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -15,6 +16,7 @@ use std::net::IpAddr;
 
 use thiserror::Error;
 
+pub use absent::MaybeDatapath;
 pub use kernel::{KernelConfig, KernelDatapath, NAMESPACE};
 
 use crate::types::{EndpointId, Mac, PeerId, SegmentId, Vni};

@@ -143,8 +143,8 @@ impl Driver {
         &self,
         request: wire::EndpointRequest,
     ) -> Result<wire::EndpointInfo, DriverError> {
-        let (network, endpoint) = ids(&request.network_id, &request.endpoint_id)?;
-        let value = self.networks.describe(network, endpoint).await?;
+        let (_, endpoint) = ids(&request.network_id, &request.endpoint_id)?;
+        let value = self.networks.describe(endpoint).await?;
         Ok(wire::EndpointInfo { value })
     }
 
@@ -153,8 +153,8 @@ impl Driver {
         &self,
         request: wire::EndpointRequest,
     ) -> Result<wire::Empty, DriverError> {
-        let (network, endpoint) = ids(&request.network_id, &request.endpoint_id)?;
-        gone_is_fine(self.networks.delete_endpoint(network, endpoint).await)
+        let (_, endpoint) = ids(&request.network_id, &request.endpoint_id)?;
+        gone_is_fine(self.networks.delete_endpoint(endpoint).await)
     }
 
     /// `Join`.
@@ -179,8 +179,8 @@ impl Driver {
 
     /// `Leave`.
     pub async fn leave(&self, request: wire::EndpointRequest) -> Result<wire::Empty, DriverError> {
-        let (network, endpoint) = ids(&request.network_id, &request.endpoint_id)?;
-        gone_is_fine(self.networks.leave(network, endpoint).await)
+        let (_, endpoint) = ids(&request.network_id, &request.endpoint_id)?;
+        gone_is_fine(self.networks.leave(endpoint).await)
     }
 
     /// Creates a network again that the Engine knows and this daemon has lost.

@@ -5,6 +5,7 @@
 //! never needed to answer: [`scope`] and [`swarm`] ask it in the background.
 
 pub mod calls;
+pub mod containers;
 pub mod discovered;
 pub mod driver;
 pub mod engine;

@@ -119,6 +119,12 @@ pub(crate) enum Command {
 }
 
 impl Ipam {
+    /// An allocator that has stopped.
+    pub fn unavailable() -> Self {
+        let (commands, _) = mpsc::channel(1);
+        Self { commands }
+    }
+
     /// Grants a pool.
     pub async fn request_pool(&self, request: PoolRequest) -> Result<Pool, IpamError> {
         self.ask(|reply| Command::RequestPool(request, reply)).await

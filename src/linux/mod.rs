@@ -4,9 +4,7 @@ pub mod fdb;
 pub mod link;
 pub mod netlink;
 pub mod netns;
+pub mod nftables;
 pub mod packet;
 pub mod route;
 pub mod sysctl;
-//! The kernel.
-
-pub mod nftables;

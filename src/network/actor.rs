@@ -30,13 +30,13 @@ const ATTACHMENTS: &str = "endpoints";
 const REMEMBERED: &str = "remote";
 
 /// Where the networks' state is kept.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub struct Stores {
-    /// For what survives the host; without it nothing does.
-    pub durable: Option<Store>,
+    /// For what survives the host.
+    pub durable: Store,
     /// For what lives as long as the kernel's devices: in a directory that is emptied when the
     /// host starts.
-    pub runtime: Option<Store>,
+    pub runtime: Store,
 }
 
 impl Networks {
@@ -50,9 +50,9 @@ impl Networks {
         publish: impl Fn(Key, Option<Bytes>) + Send + 'static,
     ) -> Self {
         let (commands, queue) = mpsc::channel(QUEUE);
-        let definitions = load::<Definitions>(stores.durable.as_ref(), DEFINITIONS);
-        let attachments = load::<Attachments>(stores.runtime.as_ref(), ATTACHMENTS);
-        let remembered = load::<Remembered>(stores.runtime.as_ref(), REMEMBERED);
+        let definitions = load::<Definitions>(&stores.durable, DEFINITIONS);
+        let attachments = load::<Attachments>(&stores.runtime, ATTACHMENTS);
+        let remembered = load::<Remembered>(&stores.runtime, REMEMBERED);
         let core = Core::new(
             config,
             underlay_mtu,
@@ -75,10 +75,7 @@ impl Networks {
     }
 }
 
-fn load<T: Default + serde::de::DeserializeOwned>(store: Option<&Store>, name: &str) -> T {
-    let Some(store) = store else {
-        return T::default();
-    };
+fn load<T: Default + serde::de::DeserializeOwned>(store: &Store, name: &str) -> T {
     match store.load(name) {
         Ok(document) => document.unwrap_or_default(),
         Err(error) => {
@@ -262,9 +259,8 @@ impl<D: Datapath, P: Fn(Key, Option<Bytes>) + Send + 'static> Actor<D, P> {
                     self.note(step, result);
                 }
                 Action::Remember(remembered) => {
-                    if let Some(store) = &self.stores.runtime
-                        && let Err(error) = save(store, REMEMBERED, &remembered).await
-                    {
+                    let saved = save(&self.stores.runtime, REMEMBERED, &remembered).await;
+                    if let Err(error) = saved {
                         warn!(%error, "endpoints of other hosts will not be remembered");
                     }
                 }
@@ -306,9 +302,7 @@ impl<D: Datapath, P: Fn(Key, Option<Bytes>) + Send + 'static> Actor<D, P> {
         if definitions == self.saved_definitions {
             return Ok(());
         }
-        if let Some(store) = &self.stores.durable {
-            save(store, DEFINITIONS, &definitions).await?;
-        }
+        save(&self.stores.durable, DEFINITIONS, &definitions).await?;
         self.saved_definitions = definitions;
         Ok(())
     }
@@ -318,9 +312,7 @@ impl<D: Datapath, P: Fn(Key, Option<Bytes>) + Send + 'static> Actor<D, P> {
         if attachments == self.saved_attachments {
             return Ok(());
         }
-        if let Some(store) = &self.stores.runtime {
-            save(store, ATTACHMENTS, &attachments).await?;
-        }
+        save(&self.stores.runtime, ATTACHMENTS, &attachments).await?;
         self.saved_attachments = attachments;
         Ok(())
     }
@@ -422,6 +414,7 @@ mod tests {
         let host = Host::new();
         let networks = host.start();
         std::fs::remove_dir_all(host.dir.path().join("lib")).unwrap();
+        std::fs::write(host.dir.path().join("lib"), "in the way").unwrap();
         let error = networks.create(network("n1")).await.unwrap_err();
         assert!(matches!(error, NetworkError::Store(_)), "{error}");
         let status = networks.status().await.unwrap();
@@ -469,8 +462,8 @@ mod tests {
                 multicast: false,
             };
             let stores = Stores {
-                durable: Some(Store::open(self.dir.path().join("lib")).unwrap()),
-                runtime: Some(Store::open(self.dir.path().join("run")).unwrap()),
+                durable: Store::open(self.dir.path().join("lib")).unwrap(),
+                runtime: Store::open(self.dir.path().join("run")).unwrap(),
             };
             let (_, events) = mpsc::unbounded_channel();
             let datapath = Arc::clone(&self.datapath);

@@ -5,7 +5,7 @@
 //! done is drawn with [`Core::poll_action`].
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -17,19 +17,9 @@ use super::record::{EndpointRecord, SegmentRecord};
 use super::status::{EndpointStatus, NetworkStatus, RouteStatus, SegmentStatus};
 use super::switch::Policy;
 use super::{EndpointSpec, NetworkError, NetworkSpec, VNI_OPTION};
-use crate::datapath::{Forwarding, Inventory, PortSpec, SegmentSpec, port_name};
+use crate::datapath::{Forwarding, Inventory, PortSpec, SegmentSpec, mtu, port_name};
 use crate::mesh::{Key, Kind, MeshEvent};
 use crate::types::{EndpointId, Mac, NetworkId, PeerId, SegmentId, Vni};
-
-/// What VXLAN adds to a packet: Ethernet 14, VXLAN 8, UDP 8 and IPv4 20 bytes (RFC 7348,
-/// section 5).
-const OVERHEAD_IPV4: u16 = 50;
-
-/// The same with an IPv6 header of 40 bytes.
-const OVERHEAD_IPV6: u16 = 70;
-
-/// The smallest MTU of a container: what IPv6 needs (RFC 8200, section 5).
-const MIN_MTU: u16 = 1280;
 
 /// For how long the remembered endpoints of a peer are kept once the peer itself is heard: its
 /// records need that long at most to arrive.
@@ -800,7 +790,7 @@ impl Core {
             .filter_map(|id| self.networks.get(id))
             .map(|spec| self.mtu_of(spec, name))
             .max()
-            .unwrap_or(MIN_MTU);
+            .unwrap_or(mtu::SMALLEST);
         Some(SegmentSpec {
             id: name.clone(),
             vni: segment.vni,
@@ -819,16 +809,15 @@ impl Core {
             .filter(|peer| peer.reachable)
             .filter_map(|peer| peer.segments.get(name))
             .map(|record| record.underlay_mtu);
-        let underlay = others.chain([self.underlay_mtu]).min();
-        let over_ipv6 = |peer: &Peer| peer.address.is_some_and(|address| address.is_ipv6());
-        let overhead = match self.peers.values().any(over_ipv6) {
-            true => OVERHEAD_IPV6,
-            false => OVERHEAD_IPV4,
-        };
-        underlay
-            .unwrap_or(self.underlay_mtu)
-            .saturating_sub(overhead)
-            .max(MIN_MTU)
+        let underlay = others.fold(self.underlay_mtu, u16::min);
+        // Some peer's being reached over IPv6 decides for all: they share the segment.
+        let to = self
+            .peers
+            .values()
+            .filter_map(|peer| peer.address)
+            .find(IpAddr::is_ipv6)
+            .unwrap_or(Ipv4Addr::UNSPECIFIED.into());
+        mtu::through_vxlan(underlay.into(), to)
     }
 
     /// Peers that chose VNIs apart from one another may have chosen differently for one segment,

@@ -1,0 +1,191 @@
+//! What the daemon says of itself, gathered from its parts.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+
+use super::Daemon;
+use crate::config::Scope as ScopeSetting;
+use crate::control::Warning;
+use crate::control::report::{
+    Capability, EndpointReport, NetworkReport, PluginSocket, Report, ScopeReport, SegmentReport,
+    TransportReport,
+};
+use crate::datapath::{DatapathError, MaybeDatapath};
+use crate::docker::scope::Scope;
+use crate::mesh::MeshStatus;
+use crate::network::{EndpointStatus, NetworkStatus, RouteStatus, SegmentStatus};
+use crate::types::PeerId;
+
+/// The plugin sockets and what keeps them from being served.
+#[derive(Debug, Default)]
+pub(super) struct Sockets {
+    states: Mutex<BTreeMap<PathBuf, Option<String>>>,
+}
+
+impl Sockets {
+    /// Takes note of whether a socket is served; logs it when that is news.
+    pub(super) fn note(&self, path: &Path, error: Option<String>) {
+        let mut states = self.states.lock().unwrap_or_else(PoisonError::into_inner);
+        if states.get(path) == Some(&error) {
+            return;
+        }
+        match &error {
+            Some(error) => tracing::error!(error, path = %path.display(), "socket not served"),
+            None => tracing::info!(path = %path.display(), "socket served"),
+        }
+        states.insert(path.to_owned(), error);
+    }
+
+    fn report(&self) -> Vec<PluginSocket> {
+        let states = self.states.lock().unwrap_or_else(PoisonError::into_inner);
+        let report = |(path, error): (&PathBuf, &Option<String>)| PluginSocket {
+            path: path.display().to_string(),
+            error: error.clone(),
+        };
+        states.iter().map(report).collect()
+    }
+}
+
+impl Daemon {
+    pub(super) async fn report(&self) -> Report {
+        let (mesh, network) = tokio::join!(self.mesh.status(), self.networks.status());
+        let network = network.unwrap_or_default();
+        let names = Nicknames::of(mesh.as_ref());
+        let mut report = Report::of_settings(self.settings.in_force(), self.rejected.clone());
+        report.uptime_seconds = self.started.elapsed().as_secs();
+        report.scope = self.scope_report();
+        report.warnings = self.all_warnings(&network);
+        report.transports = network
+            .routes
+            .iter()
+            .map(|r| transport(r, &names))
+            .collect();
+        report.segments = network
+            .segments
+            .iter()
+            .map(|s| segment(s, &names))
+            .collect();
+        report.endpoints = endpoints(&network, self.mesh.id());
+        report.capabilities = capabilities(&self.datapath);
+        report.plugin_sockets = self.sockets.report();
+        report.mesh = mesh;
+        report
+    }
+
+    fn scope_report(&self) -> Option<ScopeReport> {
+        let decided = (*self.scope.subscribe().borrow())?;
+        let asked = self.settings.scope;
+        let reason = match (asked, decided) {
+            (ScopeSetting::Auto, Scope::Local) => "this engine was in no swarm at the start",
+            (ScopeSetting::Auto, Scope::Global) => "this engine was in a swarm at the start",
+            _ => "WEAVE_SCOPE says so",
+        };
+        Some(ScopeReport {
+            asked,
+            in_force: match decided {
+                Scope::Local => ScopeSetting::Local,
+                Scope::Global => ScopeSetting::Global,
+            },
+            reason: reason.to_owned(),
+        })
+    }
+
+    fn all_warnings(&self, network: &NetworkStatus) -> Vec<Warning> {
+        let mut warnings = self.warnings.all();
+        let plain = |text: &String| Warning::new(text, "");
+        warnings.extend(self.scope.warning().iter().map(plain));
+        warnings.extend(network.warnings.iter().map(plain));
+        if self.settings.password.is_some() && !network.routes.is_empty() {
+            warnings.push(Warning::new(
+                "no container traffic is carried to other hosts: a password is set, and this \
+                 version cannot encrypt",
+                "remove WEAVE_PASSWORD on all hosts where the network between them is trusted",
+            ));
+        }
+        warnings
+    }
+}
+
+/// What the peers call themselves.
+struct Nicknames(BTreeMap<PeerId, String>);
+
+impl Nicknames {
+    fn of(mesh: Option<&MeshStatus>) -> Self {
+        let peers = mesh.into_iter().flat_map(|mesh| &mesh.peers);
+        Self(peers.map(|p| (p.id, p.nickname.clone())).collect())
+    }
+
+    fn get(&self, peer: PeerId) -> String {
+        let known = self.0.get(&peer).filter(|name| !name.is_empty());
+        known.cloned().unwrap_or_else(|| peer.short())
+    }
+}
+
+fn transport(route: &RouteStatus, names: &Nicknames) -> TransportReport {
+    TransportReport {
+        peer: route.peer,
+        nickname: names.get(route.peer),
+        transport: route.route.transport.clone(),
+        address: route.address,
+        mtu: None,
+        reason: route.route.reason.clone(),
+    }
+}
+
+fn segment(segment: &SegmentStatus, names: &Nicknames) -> SegmentReport {
+    let scope = match segment.segment.is_swarm() {
+        true => ScopeSetting::Global,
+        false => ScopeSetting::Local,
+    };
+    SegmentReport {
+        id: segment.segment.clone(),
+        vni: Some(segment.vni),
+        mtu: Some(segment.mtu),
+        networks: segment
+            .networks
+            .iter()
+            .map(|id| NetworkReport {
+                id: id.clone(),
+                name: None,
+                subnets: segment.subnets.clone(),
+                scope,
+            })
+            .collect(),
+        peers: segment.peers.iter().map(|peer| names.get(*peer)).collect(),
+        problem: None,
+    }
+}
+
+fn endpoints(network: &NetworkStatus, own: PeerId) -> Vec<EndpointReport> {
+    let report = |endpoint: &EndpointStatus| EndpointReport {
+        endpoint: endpoint.endpoint.clone(),
+        segment: endpoint.segment.clone(),
+        network: endpoint.network.as_ref().map(|id| id.short().to_owned()),
+        container: endpoint.container.clone(),
+        addresses: endpoint.addresses.clone(),
+        mac: endpoint.mac,
+        host: endpoint.host.clone(),
+        local: endpoint.peer == own,
+    };
+    network.endpoints.iter().map(report).collect()
+}
+
+fn capabilities(datapath: &MaybeDatapath) -> Vec<Capability> {
+    let missing = |name: &str, detail: String| Capability {
+        name: name.to_owned(),
+        available: false,
+        detail,
+    };
+    match datapath {
+        MaybeDatapath::Absent(reason) => vec![missing("a datapath", reason.clone())],
+        MaybeDatapath::Kernel(kernel) => kernel
+            .limits()
+            .iter()
+            .map(|limit| match limit {
+                DatapathError::Unsupported { what, reason } => missing(what, reason.clone()),
+                other => missing("something", other.to_string()),
+            })
+            .collect(),
+    }
+}
