@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
 use std::os::fd::{AsFd, AsRawFd};
 use std::process::Command;
+use std::thread;
 use std::time::{Duration, Instant};
 
 use nix::libc;
@@ -83,6 +84,7 @@ impl Lab {
                 &namespace,
                 &format!("link set lo up\nlink set eth0 up\naddr add {address}/{prefix} dev eth0"),
             );
+            wait_for_port(&switch, &format!("host{number}"));
             Host::new(namespace, address)
         });
         Self {
@@ -151,10 +153,12 @@ impl Lab {
         ip(
             &namespace,
             &format!(
-                "link set lo up\nlink set eth0 up\n\
+                "link set lo up\nlink set eth0 addrgenmode none\nlink set eth0 up\n\
                  addr add {address}/24 broadcast + dev eth0"
             ),
         );
+        let bridges = self.hosts[host].datapath.namespace();
+        wait_for_port(bridges, &port_name(&endpoint));
         Container {
             host,
             namespace,
@@ -210,8 +214,9 @@ impl Drop for Host {
 impl Container {
     pub fn udp(&self) -> UdpSocket {
         let address = (Ipv4Addr::UNSPECIFIED, 7);
-        let socket = self.namespace.run(|| UdpSocket::bind(address)).unwrap();
-        let socket = socket.unwrap();
+        // A process that another test is just starting may still hold the last one.
+        let bind = || self.namespace.run(|| UdpSocket::bind(address).ok());
+        let socket = soon("the port is free", || bind().unwrap());
         socket.set_read_timeout(Some(SOON)).unwrap();
         socket
     }
@@ -291,6 +296,26 @@ pub fn ip(namespace: &NetNs, commands: &str) -> String {
         printed = String::from_utf8_lossy(&output.stdout).into_owned();
     }
     printed
+}
+
+/// Waits until a condition holds.
+pub fn soon<T>(what: &str, mut condition: impl FnMut() -> Option<T>) -> T {
+    let deadline = Instant::now() + SOON;
+    loop {
+        if let Some(value) = condition() {
+            return value;
+        }
+        assert!(Instant::now() < deadline, "waited in vain until {what}");
+        thread::sleep(Duration::from_millis(1));
+    }
+}
+
+/// Some milliseconds after both ends of a pair are up the kernel lets its bridge use it.
+fn wait_for_port(namespace: &NetNs, port: &str) {
+    soon(&format!("{port} forwards"), || {
+        let state = ip(namespace, &format!("-d link show {port}"));
+        state.contains("state forwarding").then_some(())
+    });
 }
 
 /// The next frame within this time.
