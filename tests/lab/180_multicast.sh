@@ -25,7 +25,7 @@ hears() { # a datagram of BYTES bytes to the group arrives
   d 1 exec sender sh -c "head -c $1 /dev/zero | socat -u -b 9000 - UDP4-DATAGRAM:239.1.2.3:5000,ip-multicast-ttl=4"
   arrived() { [[ $(d 2 exec receiver stat -c %s /tmp/heard) == "$1" ]]; }
   wait_for 5 arrived "$1"
-  d 2 exec receiver pkill socat
+  d 2 exec receiver killall socat
 }
 hears 100
 # Larger than one packet: in fragments.

@@ -14,12 +14,12 @@ stays 3 has_connections 1 0
 local_network 3 web 10.40
 for number in 1 2 3; do run $number c$number web; done
 # Sniffed where it would pass, in the clear.
-on 1 timeout 8 tcpdump -lni eth0 -c 1 'udp port 6784' >/tmp/$LAB.sniffed 2>&1 &
+on 1 timeout 8 tcpdump -lni eth0 -c 1 'udp port 6784' >"$WORK/sniffed" 2>&1 &
 sniffer=$!
-wait_for 5 grep -q listening /tmp/$LAB.sniffed
+wait_for 5 grep -q listening "$WORK/sniffed"
 reaches_not 1 c1 "$(address 2 c2 web)"
 reaches_not 3 c3 "$(address 1 c1 web)"
-wait $sniffer && fail "VXLAN in the clear from a host with a password: $(cat /tmp/$LAB.sniffed)"
+wait $sniffer && fail "VXLAN in the clear from a host with a password: $(cat "$WORK/sniffed")"
 
 # The right password, from a file of the host.
 on 2 sh -c 'umask 077; printf correct-horse >/var/lib/weave/password'

@@ -4,7 +4,7 @@
 
 restart_setup WEAVE_NICKNAME=kept
 lab registry
-next=/tmp/$LAB.next
+next=$WORK/next
 rm -rf "$next"
 cp -r "$BUNDLE" "$next"
 jq '.description += ", the next one"' "$BUNDLE/config.json" >"$next/config.json"
@@ -13,7 +13,8 @@ d 1 plugin push $UNDERLAY.1:5000/weaveworks/net-plugin:next >/dev/null
 d 1 plugin rm $UNDERLAY.1:5000/weaveworks/net-plugin:next >/dev/null
 rm -rf "$next"
 
-identity=$(report 1 | jq -r '.peer.id // .identity.id // .id')
+identity() { report 1 | jq -re '.mesh.id'; }
+before=$(identity)
 lab plugin 1 disable -f
 d 1 plugin upgrade --skip-remote-check --grant-all-permissions "$PLUGIN" $UNDERLAY.1:5000/weaveworks/net-plugin:next >/dev/null
 lab plugin 1 enable
@@ -22,6 +23,6 @@ assert_nothing_lost 2 "$ping12" "over an upgrade"
 assert_nothing_lost 3 "$ping32" "between other hosts"
 assert_contains "$(d 1 plugin inspect -f '{{.Config.Description}}' "$PLUGIN")" "the next one"
 assert_contains "$(weave 1 status)" kept
-assert_eq "$(report 1 | jq -r '.peer.id // .identity.id // .id')" "$identity" "identity after an upgrade"
+assert_eq "$(identity)" "$before" "identity after an upgrade"
 run 1 later web --ip 10.40.0.11
 reaches 2 c2 10.40.0.11

@@ -48,7 +48,7 @@ cgroup_version() { [[ -e /sys/fs/cgroup/cgroup.controllers ]] && echo 2 || echo 
 
 cgroup_roots() {
   if [[ $(cgroup_version) == 2 ]]; then echo /sys/fs/cgroup; else
-    awk '$3 == "cgroup" && $2 ~ "^/sys/fs/cgroup/" {print $2}' /proc/mounts
+    awk '$3 ~ /^cgroup2?$/ && $2 ~ "^/sys/fs/cgroup/" {print $2}' /proc/mounts
   fi
 }
 
@@ -98,7 +98,8 @@ pid_of() { # N
   echo "$pid"
 }
 
-running() { [[ -s $RUN/host$1/pid && -d /proc/$(<"$RUN/host$1/pid") ]]; }
+# A pid outlives its process in our file, and may by then be somebody else's.
+running() { [[ -s $RUN/host$1/pid ]] && grep -qs docker-init "/proc/$(<"$RUN/host$1/pid")/cmdline"; }
 
 on() { # N CMD...
   local pid
@@ -146,7 +147,7 @@ host_start() { # N: namespaces, cgroups, link
 }
 
 host_stop() { # N: as if its power were cut
-  local pid tries
+  local pid
   if running "$1"; then
     pid=$(pid_of "$1")
     # Killing pid 1 of the namespace takes everything with it.

@@ -7,6 +7,9 @@ REPO=$(cd "$HERE/../.." && pwd)
 export LAB=${LAB:-test} PLUGIN=${PLUGIN:-weaveworks/net-plugin:latest}
 BUNDLE=${BUNDLE:-$REPO/plugin}
 UNDERLAY=192.168.77
+# What tests keep for a while; run.sh has its logs here as well.
+WORK=/tmp/weave-lab-tests/$LAB
+mkdir -p "$WORK"
 
 trap 'echo "failed at $(basename "${BASH_SOURCE[0]}"):$LINENO: $BASH_COMMAND" >&2' ERR
 set -o errtrace
@@ -21,7 +24,7 @@ d() { on "$1" docker "${@:2}"; } # docker on host N
 
 host_numbers() { lab ps | sed -n 's/^host\([0-9]*\) .*/\1/p'; }
 
-lab_up() { # N [PLAIN OPTIONS]: hosts with the test image
+lab_up() { # N: hosts with the test image
   lab up "$1"
   lab image
 }
@@ -76,7 +79,7 @@ report() { on "$1" curl -sf --max-time 5 http://127.0.0.1:6782/report; }
 status() { on "$1" curl -sf --max-time 5 http://127.0.0.1:6782/status; }
 
 # How many peers host N has an established connection to.
-connections() { report "$1" | jq '[.connections[] | select(.state == "established")] | length'; }
+connections() { report "$1" | jq '[.mesh.connections[]? | select(.state == "established") | .peer] | unique | length'; }
 has_connections() { [[ $(connections "$1") == "$2" ]]; }
 
 mesh_ready() { # N: everybody is connected to everybody else
@@ -181,10 +184,10 @@ wait_for() { # SECONDS CMD...
   local seconds=$1 deadline now
   shift
   deadline=$(($(now_ms) + seconds * 1000))
-  until "$@" >"/tmp/$LAB.wait" 2>&1; do
+  until "$@" >"$WORK/wait" 2>&1; do
     now=$(now_ms)
     if ((now > deadline)); then
-      cat "/tmp/$LAB.wait" >&2
+      cat "$WORK/wait" >&2
       fail "not within $seconds s: $*"
     fi
     sleep 0.05
@@ -294,7 +297,7 @@ restart_setup() { # [K=V...]
 }
 
 restart_pings() {
-  ping12=/tmp/$LAB.ping12 ping32=/tmp/$LAB.ping32
+  ping12=$WORK/ping12 ping32=$WORK/ping32
   ping_start 2 c2 10.40.0.10 "$ping12"
   ping_start 3 c3 10.40.0.20 "$ping32"
 }

@@ -9,7 +9,10 @@ pattern=${1:-}
 seconds=${TEST_SECONDS:-240}
 logs=${TEST_LOGS:-/tmp/weave-lab-tests/$LAB}
 passed=0 failed=0 broken=()
-mkdir -p "$logs"
+mkdir -p "$logs" /run/lock
+
+exec 9>"/run/lock/weave-lab-$LAB"
+flock -n 9 || { echo "tests run in lab '$LAB' already: choose another name with LAB=..." >&2; exit 2; }
 
 lab() { "$HERE/lab.sh" "$@"; }
 trap 'lab down >/dev/null 2>&1' EXIT
@@ -25,6 +28,11 @@ show_hosts() {
     echo "---- host$number: dockerd and plugin"
     lab log "$number" | grep -v -e 'net\.ipv4\.' -e '\[core\]' -e memberlist -e 'default vlan' -e 'loading plugin' | tail -n "${LOG_LINES:-60}"
   done
+}
+
+# What an assertion, the lab or Docker said; else where it happened.
+reason() { # LOG
+  grep -m 1 -E '^(failed:|lab:|Error |docker:)' "$1" || grep -m 1 '^failed' "$1" || echo 'see its log'
 }
 
 for file in "$HERE"/[0-9][0-9][0-9]_*.sh; do
@@ -46,7 +54,7 @@ for file in "$HERE"/[0-9][0-9][0-9]_*.sh; do
   else
     failed=$((failed + 1))
     broken+=("$name")
-    echo "not ok $name: $(grep '^failed' "$log" | head -n 1) ($((SECONDS - begin)) s)"
+    echo "not ok $name: $(reason "$log") ($((SECONDS - begin)) s)"
     show_hosts >>"$log" 2>&1
     sed 's/^/    /' "$log"
   fi
