@@ -4,7 +4,7 @@ use std::fmt;
 use std::net::{IpAddr, Ipv4Addr};
 use std::str::FromStr;
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use sha2::{Digest, Sha256};
 use thiserror::Error;
 
@@ -28,11 +28,34 @@ impl ParseError {
     }
 }
 
+/// Text in documents for people, bytes on the wire.
+macro_rules! text_or_bytes {
+    ($name:ident) => {
+        impl Serialize for $name {
+            fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                if serializer.is_human_readable() {
+                    return serializer.collect_str(self);
+                }
+                self.0.serialize(serializer)
+            }
+        }
+
+        impl<'de> Deserialize<'de> for $name {
+            fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                if deserializer.is_human_readable() {
+                    let text = String::deserialize(deserializer)?;
+                    return text.parse().map_err(de::Error::custom);
+                }
+                Deserialize::deserialize(deserializer).map(Self)
+            }
+        }
+    };
+}
+
 /// The name of a peer in the mesh: the first 16 bytes of the SHA-256 of its public key.
 ///
 /// Being derived from the key, it cannot be claimed by anyone who does not hold that key.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(into = "String", try_from = "String")]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct PeerId([u8; 16]);
 
 impl PeerId {
@@ -89,19 +112,7 @@ impl FromStr for PeerId {
     }
 }
 
-impl From<PeerId> for String {
-    fn from(id: PeerId) -> Self {
-        id.to_string()
-    }
-}
-
-impl TryFrom<String> for PeerId {
-    type Error = ParseError;
-
-    fn try_from(text: String) -> Result<Self, Self::Error> {
-        text.parse()
-    }
-}
+text_or_bytes!(PeerId);
 
 /// A VXLAN network identifier: 24 bits, never zero (RFC 7348, section 5).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -155,8 +166,7 @@ impl FromStr for Vni {
 }
 
 /// An Ethernet address.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(into = "String", try_from = "String")]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Mac([u8; 6]);
 
 impl Mac {
@@ -229,19 +239,7 @@ impl FromStr for Mac {
     }
 }
 
-impl From<Mac> for String {
-    fn from(mac: Mac) -> Self {
-        mac.to_string()
-    }
-}
-
-impl TryFrom<String> for Mac {
-    type Error = ParseError;
-
-    fn try_from(text: String) -> Result<Self, Self::Error> {
-        text.parse()
-    }
-}
+text_or_bytes!(Mac);
 
 /// Longest identifier taken from Docker; its own have 25 (swarm) or 64 characters.
 const MAX_DOCKER_ID: usize = 128;
@@ -434,6 +432,16 @@ mod tests {
         fn macs_survive_text(bytes: [u8; 6]) {
             let mac = Mac::new(bytes);
             prop_assert_eq!(mac.to_string().parse(), Ok(mac));
+        }
+
+        #[test]
+        fn peer_ids_and_macs_survive_documents_and_the_wire(id: [u8; 16], mac: [u8; 6]) {
+            let both = (PeerId::from_bytes(id), Mac::new(mac));
+            let document = serde_json::to_string(&both).unwrap();
+            prop_assert_eq!(serde_json::from_str::<(PeerId, Mac)>(&document).unwrap(), both);
+            let wire = postcard::to_allocvec(&both).unwrap();
+            prop_assert_eq!(wire.len(), 22);
+            prop_assert_eq!(postcard::from_bytes::<(PeerId, Mac)>(&wire).unwrap(), both);
         }
 
         #[test]

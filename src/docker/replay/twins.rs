@@ -65,16 +65,16 @@ impl NetworksState {
             Join(network, endpoint, _, reply) => {
                 let _ = reply.send(self.join(network, endpoint));
             }
-            Leave(_, endpoint, reply) => {
+            Leave(endpoint, reply) => {
                 let known = self.endpoints.contains_key(&endpoint);
                 let unknown = NetworkError::UnknownEndpoint(endpoint);
                 let _ = reply.send(known.then_some(()).ok_or(unknown));
             }
-            DeleteEndpoint(_, endpoint, reply) => {
+            DeleteEndpoint(endpoint, reply) => {
                 self.endpoints.remove(&endpoint);
                 let _ = reply.send(Ok(()));
             }
-            Describe(_, _, reply) => {
+            Describe(_, reply) => {
                 let _ = reply.send(Ok(BTreeMap::new()));
             }
         }
