@@ -27,8 +27,8 @@ fn config(nickname: &str, target: Option<SocketAddr>) -> MeshConfig {
     }
 }
 
-fn with_password(config: MeshConfig, password: &str) -> MeshConfig {
-    let password = Some(Secret::new(password));
+fn with_password(config: MeshConfig, password: Option<&str>) -> MeshConfig {
+    let password = password.map(Secret::new);
     MeshConfig { password, ..config }
 }
 
@@ -154,30 +154,27 @@ async fn messages_reach_the_peer_they_are_for() {
 
 #[tokio::test]
 async fn the_same_password_lets_peers_in() {
-    let (one, address) = start(with_password(config("one", None), "secret")).await;
-    let (two, _) = start(with_password(config("two", Some(address)), "secret")).await;
+    let (one, address) = start(with_password(config("one", None), Some("secret"))).await;
+    let (two, _) = start(with_password(config("two", Some(address)), Some("secret"))).await;
     until(&mut two.subscribe(), reached(one.id())).await;
     assert!(two.status().await.unwrap().password);
 }
 
 #[tokio::test]
 async fn wrong_passwords_are_refused_with_a_reason_on_both_sides() {
-    let secret = |config| with_password(config, "secret");
-    let plain = |config| config;
-    let wrong = |config| with_password(config, "wrong");
-    let cases: [(
-        fn(MeshConfig) -> MeshConfig,
-        fn(MeshConfig) -> MeshConfig,
-        &str,
-        &str,
-    ); 3] = [
-        (secret, wrong, "passwords differ", "passwords differ"),
-        (secret, plain, "the other one has none", "this one has none"),
-        (plain, secret, "this one has none", "the other one has none"),
+    let (differ, mine, yours) = (
+        "passwords differ",
+        "this host has a password",
+        "the other host has a password",
+    );
+    let cases = [
+        (Some("secret"), Some("wrong"), differ, differ),
+        (Some("secret"), None, mine, yours),
+        (None, Some("secret"), yours, mine),
     ];
     for (dialled, dialling, reason_there, reason_here) in cases {
-        let (there, address) = start(dialled(config("there", None))).await;
-        let (here, _) = start(dialling(config("here", Some(address)))).await;
+        let (there, address) = start(with_password(config("there", None), dialled)).await;
+        let (here, _) = start(with_password(config("here", Some(address)), dialling)).await;
         for (mesh, reason) in [(&here, reason_here), (&there, reason_there)] {
             let refused = |status: &MeshStatus| {
                 let mut connections = status.connections.iter();

@@ -21,7 +21,7 @@ const MAX_SOURCES: usize = 1024;
 
 /// Counts handshakes under way and failed ones by their source.
 #[derive(Debug, Default)]
-pub struct Admission {
+pub(super) struct Admission {
     half_open: BTreeMap<IpAddr, usize>,
     total: usize,
     failures: BTreeMap<IpAddr, Failures>,
@@ -46,7 +46,7 @@ impl Failures {
 impl Admission {
     /// Whether a connection from there may begin a handshake. If so, [`end`](Self::end) is to be
     /// called once when it is over.
-    pub fn begin(&mut self, source: IpAddr, now: Instant) -> bool {
+    pub(super) fn begin(&mut self, source: IpAddr, now: Instant) -> bool {
         let source = host_of(source);
         let failed = self.failures.get(&source);
         let failed = failed.map_or(0, |failures| failures.remaining(now));
@@ -63,7 +63,7 @@ impl Admission {
     }
 
     /// A handshake that was let in is over; `suspect` when it failed in a way that costs guesses.
-    pub fn end(&mut self, source: IpAddr, suspect: bool, now: Instant) {
+    pub(super) fn end(&mut self, source: IpAddr, suspect: bool, now: Instant) {
         let source = host_of(source);
         if let Some(count) = self.half_open.get_mut(&source) {
             *count -= 1;

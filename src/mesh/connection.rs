@@ -3,7 +3,7 @@
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -15,9 +15,11 @@ use tokio::sync::mpsc;
 use tokio::time::{timeout, timeout_at};
 
 use super::core::{ConnId, DialError, Session};
+use super::credentials::Credentials;
 use super::framing::{self, Opener, Sealer};
-use super::handshake::{Credentials, Established, Handshake, Refusal, Role};
+use super::handshake::{Established, Handshake, Role};
 use super::message::Message;
+use super::refusal::Refusal;
 
 const DIAL_TIMEOUT: Duration = Duration::from_secs(3);
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
@@ -26,11 +28,14 @@ const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
 const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// How long a connection that is closed may take to send what is queued.
-pub const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
+pub(super) const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Most bytes that wait for a peer to read them. A peer that needs more is too slow: it gets the
-/// state anew when it is back.
-pub const MAX_QUEUED: usize = 8 * 1024 * 1024;
+/// Bytes that may wait for a peer to read them. Beyond, news are left out until it has caught up;
+/// it then asks for what it lacks.
+const MAX_QUEUED: usize = 4 * 1024 * 1024;
+
+/// A peer for which no more than this waits has caught up.
+const CAUGHT_UP: usize = 512 * 1024;
 
 /// Messages that are waiting are sealed and written together up to about this size.
 const BATCH: usize = 64 * 1024;
@@ -40,7 +45,7 @@ const READ_BUFFER: usize = 8 * 1024;
 /// What a connection tells the shell. The first is `Established` or `Failed`, the last `Closed`
 /// or `Failed`.
 #[derive(Debug)]
-pub enum Report {
+pub(super) enum Report {
     /// Both sides are authenticated and know it.
     Established(Session),
     /// There will be no session.
@@ -54,54 +59,77 @@ pub enum Report {
     },
     /// A message came.
     Message(Message),
+    /// The peer has read most of what was queued, and news were left out meanwhile.
+    CaughtUp,
     /// The session is over.
     Closed(String),
 }
 
 /// Where reports go. It is bounded: a peer that talks faster than it is listened to waits.
-pub type Reports = mpsc::Sender<(ConnId, Report)>;
+pub(super) type Reports = mpsc::Sender<(ConnId, Report)>;
 
 /// The way out of a connection. Dropping it closes the connection after what is queued.
 #[derive(Debug)]
-pub struct Queue {
+pub(super) struct Queue {
     messages: mpsc::UnboundedSender<Bytes>,
-    bytes: Arc<AtomicUsize>,
+    level: Arc<Level>,
 }
 
 /// The other end of a [`Queue`].
 #[derive(Debug)]
-pub struct Outbox {
+pub(super) struct Outbox {
     messages: mpsc::UnboundedReceiver<Bytes>,
-    bytes: Arc<AtomicUsize>,
+    level: Arc<Level>,
 }
 
+/// How full a queue is.
+#[derive(Debug, Default)]
+struct Level {
+    bytes: AtomicUsize,
+    left_out: AtomicBool,
+}
+
+/// A message did not fit into a queue: the peer does not read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Overflow;
+
 /// A queue for a connection.
-pub fn queue() -> (Queue, Outbox) {
+pub(super) fn queue() -> (Queue, Outbox) {
     let (sender, receiver) = mpsc::unbounded_channel();
-    let bytes = Arc::new(AtomicUsize::new(0));
+    let level = Arc::new(Level::default());
     let queue = Queue {
         messages: sender,
-        bytes: Arc::clone(&bytes),
+        level: Arc::clone(&level),
     };
     let outbox = Outbox {
         messages: receiver,
-        bytes,
+        level,
     };
     (queue, outbox)
 }
 
 impl Queue {
-    /// Queues a message; `false` when the peer has too much to read already.
-    #[must_use]
-    pub fn push(&self, message: Bytes) -> bool {
-        let len = message.len();
-        if self.bytes.load(Ordering::Relaxed) + len > MAX_QUEUED {
-            return false;
+    /// Queues a message. News are left out while there is too much to read already.
+    ///
+    /// # Errors
+    ///
+    /// When there is so much that it cannot be news alone.
+    pub(super) fn push(&self, message: &Message) -> Result<(), Overflow> {
+        let queued = self.level.bytes.load(Ordering::Relaxed);
+        if matches!(message, Message::Delta(_)) {
+            let left_out = self.level.left_out.load(Ordering::Relaxed);
+            if left_out || queued > MAX_QUEUED {
+                self.level.left_out.store(true, Ordering::Relaxed);
+                return Ok(());
+            }
+        } else if queued > 2 * MAX_QUEUED {
+            return Err(Overflow);
         }
-        self.bytes.fetch_add(len, Ordering::Relaxed);
+        let message = Bytes::from(message.encode());
+        self.level.bytes.fetch_add(message.len(), Ordering::Relaxed);
         // A connection that is over has reported so, or is about to.
         let _ = self.messages.send(message);
-        true
+        Ok(())
     }
 }
 
@@ -115,12 +143,18 @@ impl Outbox {
     }
 
     fn left(&self, message: &Bytes) {
-        self.bytes.fetch_sub(message.len(), Ordering::Relaxed);
+        self.level.bytes.fetch_sub(message.len(), Ordering::Relaxed);
+    }
+
+    /// Whether news were left out and could be queued again; says so once.
+    fn has_caught_up(&self) -> bool {
+        self.level.bytes.load(Ordering::Relaxed) <= CAUGHT_UP
+            && self.level.left_out.swap(false, Ordering::Relaxed)
     }
 }
 
 /// Connects to a peer and talks with it until one side closes.
-pub async fn dial(
+pub(super) async fn dial(
     conn: ConnId,
     address: SocketAddr,
     local: Arc<Credentials>,
@@ -153,7 +187,7 @@ pub async fn dial(
 }
 
 /// Shakes hands on a connection and talks until one side closes.
-pub async fn run(
+pub(super) async fn run(
     conn: ConnId,
     mut stream: TcpStream,
     remote: SocketAddr,
@@ -199,6 +233,7 @@ pub async fn run(
             return linger(stream).await;
         }
     };
+    tracing::debug!(%remote, protocol = established.protocol, peer = %established.peer, "authenticated");
     let session = Session {
         peer: established.peer,
         public_key: established.public_key,
@@ -293,7 +328,7 @@ async fn talk(
     let (mut from_peer, mut to_peer) = stream.into_split();
     let reason = tokio::select! {
         reason = listen(conn, &mut from_peer, opener, &reports) => Some(reason),
-        written = speak(&mut to_peer, sealer, outbox) => written.err(),
+        written = speak(conn, &mut to_peer, sealer, outbox, &reports) => written.err(),
     };
     match reason {
         Some(reason) => {
@@ -348,9 +383,11 @@ async fn listen(
 
 /// Writes what is queued until the queue is closed and empty.
 async fn speak(
+    conn: ConnId,
     to_peer: &mut OwnedWriteHalf,
     mut sealer: Sealer,
     mut outbox: Outbox,
+    reports: &Reports,
 ) -> Result<(), String> {
     while let Some(message) = outbox.next().await {
         let mut wire = Vec::new();
@@ -366,6 +403,10 @@ async fn speak(
             Ok(Ok(())) => {}
             Ok(Err(error)) => return Err(error.to_string()),
             Err(_) => return Err("the other side does not read what it is sent".to_owned()),
+        }
+        if outbox.has_caught_up() {
+            // Nobody listens once the mesh has stopped.
+            let _ = reports.send((conn, Report::CaughtUp)).await;
         }
     }
     Ok(())
@@ -385,6 +426,64 @@ fn handshake_error(what: &str) -> DialError {
 }
 
 /// An IPv4 address as such, also where a dual-stack socket shows it as an IPv6 address.
-pub fn canonical(address: SocketAddr) -> SocketAddr {
+pub(super) fn canonical(address: SocketAddr) -> SocketAddr {
     SocketAddr::new(address.ip().to_canonical(), address.port())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::mesh::message::Delta;
+    use crate::types::PeerId;
+
+    fn news() -> Message {
+        let key = crate::mesh::Key::new(crate::mesh::Kind::NAME, "a");
+        let value = Some(vec![0; 32 * 1024].into());
+        let entry = crate::mesh::message::Entry {
+            key,
+            version: 1,
+            value,
+        };
+        Message::Delta(Delta {
+            owner: PeerId::from_bytes([1; 16]),
+            epoch: 1,
+            from: 0,
+            to: 1,
+            collected: 0,
+            entries: vec![entry],
+        })
+    }
+
+    #[test]
+    fn a_queue_leaves_out_news_until_the_peer_has_caught_up() {
+        let (queue, mut outbox) = queue();
+        (0..1000).for_each(|_| queue.push(&news()).unwrap());
+        let level = outbox.level.bytes.load(Ordering::Relaxed);
+        assert!(level < MAX_QUEUED + 64 * 1024, "{level}");
+        assert!(!outbox.has_caught_up());
+        queue.push(&Message::Ping(1)).unwrap();
+        while outbox.next_now().is_some() {}
+        assert!(outbox.has_caught_up());
+        assert!(!outbox.has_caught_up());
+        queue.push(&news()).unwrap();
+        assert!(outbox.next_now().is_some());
+    }
+
+    #[test]
+    fn a_queue_is_bounded_whatever_is_sent() {
+        let (queue, outbox) = queue();
+        let routed = Message::Routed(crate::mesh::message::Routed {
+            from: PeerId::from_bytes([1; 16]),
+            to: PeerId::from_bytes([2; 16]),
+            ttl: 1,
+            kind: crate::mesh::Kind::TUNNEL,
+            payload: vec![0; 32 * 1024].into(),
+        });
+        let pushed = (0..1000)
+            .take_while(|_| queue.push(&routed).is_ok())
+            .count();
+        assert!(pushed < 1000);
+        let level = outbox.level.bytes.load(Ordering::Relaxed);
+        assert!(level <= 2 * MAX_QUEUED + 64 * 1024, "{level}");
+    }
 }

@@ -32,7 +32,10 @@ const GREATER_WAITS: Duration = Duration::from_millis(300);
 const NEXT_ADDRESS: Duration = Duration::from_millis(250);
 
 /// How long places that were only learned of wait while there is no room for connections.
-const NO_ROOM: Duration = Duration::from_secs(5);
+const NO_ROOM: Duration = Duration::from_secs(30);
+
+/// How long a peer that has no room for another connection is left alone.
+const PEER_IS_FULL: Duration = Duration::from_secs(300);
 
 /// Most attempts at a time.
 const MAX_DIALS: usize = 64;
@@ -333,14 +336,22 @@ impl Connector {
         }
     }
 
-    /// The place does not want a connection: it is left alone for a while.
+    /// The peer has no room for another connection: where nobody insists, it is left alone for a
+    /// while.
     pub(super) fn refused(&mut self, peer: PeerId, reason: &str, now: Instant) {
         for address in self.places_of(peer) {
-            if let Some(place) = self.places.get_mut(&address) {
-                place.refused = true;
-                place.failures = place.failures.max(FIRST_FAILURES + 5);
+            let Some(place) = self.places.get_mut(&address) else {
+                continue;
+            };
+            place.refused = true;
+            place.failures = place.failures.max(FIRST_FAILURES + 5);
+            if place.targeted {
+                self.retry(address, reason.to_owned(), now);
+                continue;
             }
-            self.retry(address, reason.to_owned(), now);
+            place.failure = Some(reason.to_owned());
+            let wait = self.jitter(PEER_IS_FULL);
+            self.schedule(address, now + wait);
         }
     }
 

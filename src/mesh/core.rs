@@ -274,6 +274,8 @@ pub struct Core {
     pub(super) parents: BTreeMap<PeerId, ConnId>,
     pub(super) asked: BTreeMap<PeerId, (Position, ConnId, Instant)>,
     pub(super) prunes: BTreeMap<ConnId, BTreeSet<PeerId>>,
+    pub(super) pass_at: Option<Instant>,
+    pub(super) passed: Instant,
     pub(super) lazy_at: Option<Instant>,
     new_links: BTreeSet<PeerId>,
     links_at: Option<Instant>,
@@ -322,6 +324,8 @@ impl Core {
             parents: BTreeMap::new(),
             asked: BTreeMap::new(),
             prunes: BTreeMap::new(),
+            pass_at: None,
+            passed: now,
             lazy_at: None,
             new_links: BTreeSet::new(),
             links_at: None,
@@ -899,6 +903,9 @@ impl Core {
 
     /// The daemon stops: says goodbye on all sessions.
     pub fn shutdown(&mut self, now: Instant) {
+        if self.persist_at.take().is_some() {
+            self.persist();
+        }
         let all: Vec<_> = self.links.keys().copied().collect();
         for conn in all {
             self.send_on(conn, Message::Goodbye(Goodbye::Shutdown));
@@ -990,6 +997,7 @@ impl Core {
             (self.wakes.first().map(|(at, _)| *at), "heartbeat"),
             (self.connector.poll_timeout(), "dial"),
             (self.links_at, "tell of new connections"),
+            (self.pass_at, "pass news on"),
             (self.lazy_at, "announce news"),
             (self.refresh_at, "find ways"),
             (self.persist_at, "persist peers"),

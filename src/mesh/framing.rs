@@ -27,7 +27,7 @@ const REKEY_EVERY: u64 = 1 << 14;
 /// What cannot be framed, or is no frame.
 #[derive(Debug, Error, PartialEq)]
 #[non_exhaustive]
-pub enum FrameError {
+pub(super) enum FrameError {
     /// A message is larger than any that is sent.
     #[error("expected at most {MAX_MESSAGE} bytes in a message, got {0}")]
     TooLarge(usize),
@@ -40,7 +40,7 @@ pub enum FrameError {
 }
 
 /// Splits the keys of a session into its two directions.
-pub fn split(transport: TransportState, surplus: &[u8]) -> (Sealer, Opener) {
+pub(super) fn split(transport: TransportState, surplus: &[u8]) -> (Sealer, Opener) {
     let transport = Arc::new(Mutex::new(transport));
     let sealer = Sealer {
         transport: Arc::clone(&transport),
@@ -57,7 +57,7 @@ pub fn split(transport: TransportState, surplus: &[u8]) -> (Sealer, Opener) {
 }
 
 /// The outbound direction of a session.
-pub struct Sealer {
+pub(super) struct Sealer {
     transport: Arc<Mutex<TransportState>>,
     plain: BytesMut,
     sealed: u64,
@@ -69,7 +69,7 @@ impl Sealer {
     /// # Errors
     ///
     /// When it is larger than [`MAX_MESSAGE`].
-    pub fn push(&mut self, message: &[u8]) -> Result<(), FrameError> {
+    pub(super) fn push(&mut self, message: &[u8]) -> Result<(), FrameError> {
         let len = match u32::try_from(message.len()) {
             Ok(len) if message.len() <= MAX_MESSAGE => len,
             _ => return Err(FrameError::TooLarge(message.len())),
@@ -80,7 +80,7 @@ impl Sealer {
     }
 
     /// How many bytes wait to be sealed.
-    pub fn pending(&self) -> usize {
+    pub(super) fn pending(&self) -> usize {
         self.plain.len()
     }
 
@@ -89,7 +89,7 @@ impl Sealer {
     /// # Errors
     ///
     /// When the session has used up its nonces.
-    pub fn seal(&mut self, out: &mut Vec<u8>) -> Result<(), FrameError> {
+    pub(super) fn seal(&mut self, out: &mut Vec<u8>) -> Result<(), FrameError> {
         let mut transport = lock(&self.transport);
         for piece in self.plain.chunks(MAX_NOISE - TAG_LEN) {
             let len = piece.len() + TAG_LEN;
@@ -109,7 +109,7 @@ impl Sealer {
 }
 
 /// The inbound direction of a session.
-pub struct Opener {
+pub(super) struct Opener {
     transport: Arc<Mutex<TransportState>>,
     cipher: BytesMut,
     plain: BytesMut,
@@ -118,7 +118,7 @@ pub struct Opener {
 
 impl Opener {
     /// Where the next bytes from the socket go.
-    pub fn buffer(&mut self) -> &mut BytesMut {
+    pub(super) fn buffer(&mut self) -> &mut BytesMut {
         &mut self.cipher
     }
 
@@ -127,7 +127,7 @@ impl Opener {
     /// # Errors
     ///
     /// When what came is not what the other side sealed next; the session is of no use then.
-    pub fn next_message(&mut self) -> Result<Option<Bytes>, FrameError> {
+    pub(super) fn next_message(&mut self) -> Result<Option<Bytes>, FrameError> {
         loop {
             if let Some(message) = self.take_message()? {
                 return Ok(Some(message));

@@ -44,18 +44,16 @@
 use std::fmt;
 use std::sync::Arc;
 
-use argon2::{Algorithm, Argon2, Params, Version};
 use hkdf::Hkdf;
-use serde::{Deserialize, Serialize};
 use sha2::Sha256;
 use snow::{HandshakeState, TransportState};
 use spake2::{Ed25519Group, Identity as PakeIdentity, Password as PakePassword, Spake2};
 use subtle::ConstantTimeEq;
-use thiserror::Error;
-use zeroize::{Zeroize, ZeroizeOnDrop};
+use zeroize::Zeroize;
 
-use super::identity::Identity;
-use crate::types::{PeerId, Secret};
+use super::credentials::{Credentials, Details, StretchedPassword};
+use super::refusal::{Refusal, VersionRange};
+use crate::types::PeerId;
 
 /// The first bytes of every connection. Those of Go Weave Net are the ASCII letters `weave`.
 const MAGIC: [u8; 4] = [0xd7, b'w', b'n', b'r'];
@@ -72,200 +70,15 @@ const NOISE_PATTERN: &str = "Noise_XX_25519_ChaChaPoly_SHA256";
 /// Largest message of the handshake; the largest that is sent has some 600 bytes.
 const MAX_MESSAGE: usize = 1024;
 
-/// Longest nickname and version text that are sent and taken, in bytes.
-const MAX_TEXT: usize = 255;
-
 /// Authentication tag of a Noise message (Noise specification, section 5.1).
 const TAG_LEN: usize = 16;
 
 /// A SPAKE2 message: the role's letter and a compressed point.
 const PAKE_LEN: usize = 33;
 
-/// The peers of a mesh share nothing but the password before they meet, so the salt is the same
-/// everywhere: it keeps tables made for other applications from fitting.
-const PASSWORD_SALT: &[u8] = b"weave mesh password v1";
-
-/// Why no session came about, for machines by its variant and for people by its text.
-#[derive(Debug, Clone, PartialEq, Eq, Error)]
-#[non_exhaustive]
-pub enum Refusal {
-    /// Both sides have a password, and not the same.
-    #[error("the passwords differ: set WEAVE_PASSWORD to the same on both hosts")]
-    PasswordMismatch,
-    /// Only the other side has a password.
-    #[error("the other host has a password and this one has none: set WEAVE_PASSWORD here too")]
-    PasswordMissingHere,
-    /// Only this side has a password.
-    #[error("this host has a password and the other one has none: set WEAVE_PASSWORD there too")]
-    PasswordMissingThere,
-    /// There is no protocol version that both sides speak.
-    #[error(
-        "this host speaks mesh protocol {ours} and the other one {theirs}: upgrade the older one"
-    )]
-    VersionMismatch {
-        /// What this side speaks.
-        ours: VersionRange,
-        /// What the other side speaks.
-        theirs: VersionRange,
-    },
-    /// The address is one of this peer itself.
-    #[error("this address leads back to this host")]
-    SelfConnection,
-    /// What came is not what the protocol has at this point.
-    #[error("the other side does not speak the mesh protocol: {0}")]
-    ProtocolError(String),
-}
-
-impl Refusal {
-    /// Whether it may be an attempt to guess the password or to wear the listener down.
-    pub fn is_suspect(&self) -> bool {
-        !matches!(self, Self::SelfConnection | Self::VersionMismatch { .. })
-    }
-
-    fn protocol(what: impl Into<String>) -> Self {
-        Self::ProtocolError(what.into())
-    }
-
-    /// What goes over the wire.
-    fn code(&self) -> u8 {
-        match self {
-            Self::PasswordMismatch => 1,
-            Self::PasswordMissingHere => 2,
-            Self::PasswordMissingThere => 3,
-            Self::SelfConnection => 4,
-            Self::VersionMismatch { .. } | Self::ProtocolError(_) => 0,
-        }
-    }
-
-    /// What the other side's reason is, seen from here.
-    fn of_their_code(code: Option<&u8>) -> Self {
-        match code {
-            Some(1) => Self::PasswordMismatch,
-            Some(2) => Self::PasswordMissingThere,
-            Some(3) => Self::PasswordMissingHere,
-            Some(4) => Self::SelfConnection,
-            _ => Self::protocol("it refused the session and did not say why"),
-        }
-    }
-}
-
-/// Protocol versions, both ends included.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct VersionRange {
-    /// The lowest.
-    pub min: u8,
-    /// The highest.
-    pub max: u8,
-}
-
-impl VersionRange {
-    /// The highest version in both ranges.
-    fn common(self, other: Self) -> Option<u8> {
-        let version = self.max.min(other.max);
-        (version >= self.min.max(other.min)).then_some(version)
-    }
-}
-
-impl fmt::Display for VersionRange {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.min == self.max {
-            write!(f, "version {}", self.max)
-        } else {
-            write!(f, "versions {} to {}", self.min, self.max)
-        }
-    }
-}
-
-/// What a peer says of itself once it knows that the other side may hear it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Details {
-    /// What it calls itself: at most 255 bytes.
-    pub nickname: String,
-    /// The version of its daemon: at most 255 bytes.
-    pub version: String,
-    /// A random number of this start of the peer.
-    pub instance: u64,
-    /// The number of this start among those of the peer.
-    pub epoch: u64,
-    /// The TCP port on which it accepts sessions, 0 for none.
-    pub port: u16,
-    /// What it can do beyond the protocol version, one bit each.
-    pub features: u64,
-}
-
-impl Details {
-    /// A later version appends fields, which this one skips.
-    fn decode(bytes: &[u8]) -> Result<Self, Refusal> {
-        let (details, _) = postcard::take_from_bytes::<Self>(bytes)
-            .map_err(|_| Refusal::protocol("its details are malformed"))?;
-        if details.nickname.len() > MAX_TEXT || details.version.len() > MAX_TEXT {
-            return Err(Refusal::protocol("its nickname or version is too long"));
-        }
-        Ok(details)
-    }
-
-    fn encode(&self) -> Result<Vec<u8>, Refusal> {
-        let mut shortened = self.clone();
-        truncate(&mut shortened.nickname);
-        truncate(&mut shortened.version);
-        postcard::to_stdvec(&shortened).map_err(|error| Refusal::protocol(error.to_string()))
-    }
-}
-
-/// Cuts a text to [`MAX_TEXT`] bytes, never within a character.
-fn truncate(text: &mut String) {
-    text.truncate(text.floor_char_boundary(MAX_TEXT));
-}
-
-/// A password made slow to guess.
-#[derive(Clone, PartialEq, Eq, Zeroize, ZeroizeOnDrop)]
-pub struct StretchedPassword([u8; 32]);
-
-impl StretchedPassword {
-    /// Stretches with argon2id. Takes some 20 ms and 19 MiB, which are given back: not for the
-    /// threads that run tasks.
-    ///
-    /// # Errors
-    ///
-    /// When the password is longer than 4 GiB or there is no memory.
-    pub fn stretch(password: &Secret) -> Result<Self, argon2::Error> {
-        // OWASP Password Storage Cheat Sheet: 19 MiB, two passes, one lane.
-        let params = Params::new(19 * 1024, 2, 1, Some(32))?;
-        let mut key = [0; 32];
-        Argon2::new(Algorithm::Argon2id, Version::V0x13, params).hash_password_into(
-            password.reveal().as_bytes(),
-            PASSWORD_SALT,
-            &mut key,
-        )?;
-        Ok(Self(key))
-    }
-
-    /// One that nobody knows: what remains when the right one cannot be stretched.
-    pub fn unknown() -> Self {
-        Self(rand::random())
-    }
-}
-
-impl fmt::Debug for StretchedPassword {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("***")
-    }
-}
-
-/// What this side brings to every handshake.
-#[derive(Debug, Clone)]
-pub struct Credentials {
-    /// Who this peer is.
-    pub identity: Identity,
-    /// What it proves and wants proved.
-    pub password: Option<StretchedPassword>,
-    /// What it says of itself afterwards.
-    pub details: Details,
-}
-
 /// Which side of a connection this one is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Role {
+pub(super) enum Role {
     /// It dialled.
     Initiator,
     /// It was dialled.
@@ -273,19 +86,19 @@ pub enum Role {
 }
 
 /// What a handshake leads to.
-pub struct Established {
+pub(super) struct Established {
     /// Who is at the other end: derived from the key it proved to hold.
-    pub peer: PeerId,
+    pub(super) peer: PeerId,
     /// That key.
-    pub public_key: [u8; 32],
+    pub(super) public_key: [u8; 32],
     /// What it says of itself.
-    pub details: Details,
+    pub(super) details: Details,
     /// The protocol version that both sides speak.
-    pub protocol: u8,
+    pub(super) protocol: u8,
     /// The keys of the session.
-    pub transport: TransportState,
+    pub(super) transport: TransportState,
     /// What came after the end of the handshake.
-    pub surplus: Vec<u8>,
+    pub(super) surplus: Vec<u8>,
 }
 
 impl fmt::Debug for Established {
@@ -300,7 +113,7 @@ impl fmt::Debug for Established {
 /// One handshake: bytes of the other side go in, bytes for it come out.
 ///
 /// Ephemeral keys come from the system's random generator; it has no other input.
-pub struct Handshake {
+pub(super) struct Handshake {
     role: Role,
     local: Arc<Credentials>,
     phase: Phase,
@@ -335,7 +148,7 @@ enum Tag {
 
 impl Handshake {
     /// Begins a handshake.
-    pub fn new(role: Role, local: Arc<Credentials>) -> Self {
+    pub(super) fn new(role: Role, local: Arc<Credentials>) -> Self {
         let mut handshake = Self {
             role,
             local,
@@ -360,7 +173,7 @@ impl Handshake {
     ///
     /// When there will be no session. What [`poll_transmit`](Self::poll_transmit) then gives
     /// tells the other side.
-    pub fn handle_bytes(&mut self, bytes: &[u8]) -> Result<(), Refusal> {
+    pub(super) fn handle_bytes(&mut self, bytes: &[u8]) -> Result<(), Refusal> {
         if let Phase::Refused(refusal) = &self.phase {
             return Err(refusal.clone());
         }
@@ -374,23 +187,23 @@ impl Handshake {
     }
 
     /// What is to be sent now.
-    pub fn poll_transmit(&mut self) -> Option<Vec<u8>> {
+    pub(super) fn poll_transmit(&mut self) -> Option<Vec<u8>> {
         (!self.output.is_empty()).then(|| std::mem::take(&mut self.output))
     }
 
     /// Whether the other side knows by now if its guess of the password was right and has not
     /// shown it: ending the connection here is what someone who guesses would do.
-    pub fn has_answered_guess(&self) -> bool {
+    pub(super) fn has_answered_guess(&self) -> bool {
         matches!(self.phase, Phase::Confirm(_))
     }
 
     /// Whether [`into_established`](Self::into_established) gives a session.
-    pub fn is_done(&self) -> bool {
+    pub(super) fn is_done(&self) -> bool {
         matches!(self.phase, Phase::Done(_))
     }
 
     /// The session, once the handshake is done.
-    pub fn into_established(self) -> Option<Established> {
+    pub(super) fn into_established(self) -> Option<Established> {
         let (Phase::Done(details), Some(transport)) = (self.phase, self.channel) else {
             return None;
         };
@@ -684,6 +497,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::mesh::identity::Identity;
 
     const NICKNAME: &str = "nickname-of-a-peer";
 
@@ -985,13 +799,6 @@ mod tests {
             .any(|flight| responder.handle_bytes(flight).is_err());
         assert!(refused);
         assert!(!responder.is_done());
-    }
-
-    #[test]
-    fn stretching_depends_on_the_password_alone() {
-        let stretch = |text| StretchedPassword::stretch(&Secret::new(text)).unwrap();
-        assert!(stretch("one") == stretch("one"));
-        assert!(stretch("one") != stretch("two"));
     }
 
     #[test]

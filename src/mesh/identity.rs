@@ -16,7 +16,7 @@ const DOCUMENT: &str = "identity";
 
 /// A peer's key and what tells this start of it from all others.
 #[derive(Clone)]
-pub struct Identity {
+pub(super) struct Identity {
     secret: SecretKey,
     public: [u8; 32],
     epoch: u64,
@@ -37,7 +37,7 @@ impl Identity {
     ///
     /// Never fails: when nothing can be stored, the identity lasts as long as the process, and
     /// the second value says why and what to do.
-    pub fn load(store: Option<&Store>) -> (Self, Option<String>) {
+    pub(super) fn load(store: Option<&Store>) -> (Self, Option<String>) {
         let Some(store) = store else {
             return (Self::generate(), None);
         };
@@ -53,7 +53,7 @@ impl Identity {
 
     /// A new key in place of the stored one: another machine has the same, as happens when disks
     /// are cloned.
-    pub fn regenerate(store: Option<&Store>) -> (Self, Option<String>) {
+    pub(super) fn regenerate(store: Option<&Store>) -> (Self, Option<String>) {
         match store {
             Some(store) => Self::generate().stored(store),
             None => (Self::generate(), None),
@@ -65,7 +65,11 @@ impl Identity {
     /// # Errors
     ///
     /// When the store is not writable.
-    pub fn raise_epoch(&mut self, epoch: u64, store: Option<&Store>) -> Result<(), StoreError> {
+    pub(super) fn raise_epoch(
+        &mut self,
+        epoch: u64,
+        store: Option<&Store>,
+    ) -> Result<(), StoreError> {
         if epoch <= self.epoch {
             return Ok(());
         }
@@ -74,32 +78,32 @@ impl Identity {
     }
 
     /// An identity that is stored nowhere.
-    pub fn generate() -> Self {
+    pub(super) fn generate() -> Self {
         Self::new(rand::random(), 1)
     }
 
     /// The peer's name in the mesh.
-    pub fn id(&self) -> PeerId {
+    pub(super) fn id(&self) -> PeerId {
         PeerId::of_public_key(&self.public)
     }
 
     /// The private half of the key.
-    pub fn secret_key(&self) -> &[u8; 32] {
+    pub(super) fn secret_key(&self) -> &[u8; 32] {
         &self.secret.0
     }
 
     /// The public half of the key.
-    pub fn public_key(&self) -> &[u8; 32] {
+    pub(super) fn public_key(&self) -> &[u8; 32] {
         &self.public
     }
 
     /// A number greater than that of every earlier start with this key.
-    pub fn epoch(&self) -> u64 {
+    pub(super) fn epoch(&self) -> u64 {
         self.epoch
     }
 
     /// A random number of this start: what differs between two machines that have the same key.
-    pub fn instance(&self) -> u64 {
+    pub(super) fn instance(&self) -> u64 {
         self.instance
     }
 

@@ -12,7 +12,7 @@ const PEERS: &str = "peers";
 
 /// Writes what the mesh wants kept.
 #[derive(Debug)]
-pub struct Keeper {
+pub(super) struct Keeper {
     work: mpsc::Sender<Work>,
     thread: Option<JoinHandle<()>>,
 }
@@ -26,7 +26,7 @@ struct Work {
 impl Keeper {
     /// Begins to keep; `failed` is told whenever something could not be written, and `None` when
     /// it could again.
-    pub fn new(
+    pub(super) fn new(
         store: Option<Store>,
         mut identity: Identity,
         failed: impl Fn(Option<String>) + Send + 'static,
@@ -53,13 +53,13 @@ impl Keeper {
     }
 
     /// Has these peers and this epoch written.
-    pub fn keep(&self, peers: Vec<KnownPeer>, epoch: u64) {
+    pub(super) fn keep(&self, peers: Vec<KnownPeer>, epoch: u64) {
         // Without its thread nothing is kept, as on a disk that is full.
         let _ = self.work.send(Work { peers, epoch });
     }
 
     /// Waits until all is written. Blocks.
-    pub fn finish(self) {
+    pub(super) fn finish(self) {
         drop(self.work);
         if let Some(thread) = self.thread {
             // A thread that panicked has said so.
@@ -69,7 +69,7 @@ impl Keeper {
 }
 
 /// The peers that were kept, or why there are none.
-pub fn known_peers(store: Option<&Store>) -> (Vec<KnownPeer>, Option<String>) {
+pub(super) fn known_peers(store: Option<&Store>) -> (Vec<KnownPeer>, Option<String>) {
     match store.map(|store| store.load(PEERS)) {
         Some(Ok(Some(peers))) => (peers, None),
         Some(Err(error)) => {

@@ -20,7 +20,7 @@ const ACCEPT_DELAY: Duration = Duration::from_millis(100);
 
 /// What the listener tells the shell.
 #[derive(Debug)]
-pub enum Heard {
+pub(super) enum Heard {
     /// Where it listens now, or why it does not.
     Listening(Result<SocketAddr, String>),
     /// Somebody dialled.
@@ -32,7 +32,7 @@ pub enum Heard {
 /// # Errors
 ///
 /// What the system says, with the address.
-pub fn bind(host: Option<IpAddr>, port: u16) -> Result<TcpListener, String> {
+pub(super) fn bind(host: Option<IpAddr>, port: u16) -> Result<TcpListener, String> {
     let everywhere = [
         IpAddr::from(Ipv6Addr::UNSPECIFIED),
         Ipv4Addr::UNSPECIFIED.into(),
@@ -67,7 +67,7 @@ fn bind_to(address: SocketAddr) -> io::Result<TcpListener> {
 }
 
 /// Accepts connections for ever; binds again and again while that fails.
-pub async fn run(
+pub(super) async fn run(
     mut listener: Option<TcpListener>,
     host: Option<IpAddr>,
     port: u16,
@@ -101,12 +101,12 @@ pub async fn run(
 }
 
 /// The address that a listener is bound to.
-pub fn local_address(listener: &TcpListener) -> Result<SocketAddr, String> {
+pub(super) fn local_address(listener: &TcpListener) -> Result<SocketAddr, String> {
     listener.local_addr().map_err(|error| error.to_string())
 }
 
 /// The addresses from which this host would talk to the world: those of its default routes.
-pub fn default_sources() -> Vec<IpAddr> {
+pub(super) fn default_sources() -> Vec<IpAddr> {
     // Addresses for documentation (RFC 5737, RFC 3849): a UDP socket that is connected looks up
     // the route and sends nothing.
     let probes: [(IpAddr, IpAddr); 2] = [

@@ -201,3 +201,96 @@ fn parse<T: DeserializeOwned>(kind: &'static str, body: &[u8]) -> Result<T, Deco
         length: body.len(),
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn peer() -> impl Strategy<Value = PeerId> {
+        any::<[u8; 16]>().prop_map(PeerId::from_bytes)
+    }
+
+    fn bytes() -> impl Strategy<Value = Bytes> {
+        prop::collection::vec(any::<u8>(), 0..40).prop_map(Bytes::from)
+    }
+
+    fn entry() -> impl Strategy<Value = Entry> {
+        let fields = (
+            any::<u8>(),
+            bytes(),
+            any::<u64>(),
+            prop::option::of(bytes()),
+        );
+        fields.prop_map(|(kind, id, version, value)| Entry {
+            key: Key::new(Kind(kind), id),
+            version,
+            value,
+        })
+    }
+
+    fn message() -> impl Strategy<Value = Message> {
+        let position = (any::<u64>(), any::<u64>());
+        let position = position.prop_map(|(epoch, version)| Position { epoch, version });
+        let positions = prop::collection::vec((peer(), position), 0..5);
+        let digest = (any::<bool>(), prop::option::of((peer(), peer())), positions);
+        let entries = prop::collection::vec(entry(), 0..5);
+        let delta = (peer(), any::<[u64; 4]>(), entries);
+        let routed = (peer(), peer(), any::<u8>(), any::<u8>(), bytes());
+        prop_oneof![
+            any::<u64>().prop_map(Message::Ping),
+            any::<u64>().prop_map(Message::Pong),
+            digest.prop_map(|(asks, covers, positions)| Message::Digest(Digest {
+                asks,
+                covers,
+                positions,
+            })),
+            delta.prop_map(|(owner, [epoch, from, to, collected], entries)| {
+                Message::Delta(Delta {
+                    owner,
+                    epoch,
+                    from,
+                    to,
+                    collected,
+                    entries,
+                })
+            }),
+            prop::collection::vec(peer(), 0..5).prop_map(Message::Prune),
+            routed.prop_map(|(from, to, ttl, kind, payload)| Message::Routed(Routed {
+                from,
+                to,
+                ttl,
+                kind: Kind(kind),
+                payload,
+            })),
+            any::<u32>().prop_map(|limit| Message::Goodbye(Goodbye::ConnectionLimit { limit })),
+            Just(Message::Goodbye(Goodbye::Cloned)),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn messages_survive_the_wire(message in message()) {
+            prop_assert_eq!(Message::decode(&message.encode()), Ok(Some(message)));
+        }
+
+        #[test]
+        fn no_bytes_make_the_decoder_panic(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
+            let _ = Message::decode(&bytes);
+        }
+
+        #[test]
+        fn fields_that_newer_peers_add_are_skipped(message in message(), more in bytes()) {
+            let mut encoded = message.encode();
+            encoded.extend_from_slice(&more);
+            prop_assert_eq!(Message::decode(&encoded), Ok(Some(message)));
+        }
+
+        #[test]
+        fn kinds_that_newer_peers_know_are_skipped(kind in 7_u8.., body in bytes()) {
+            let encoded = [&[kind], body.as_ref()].concat();
+            prop_assert_eq!(Message::decode(&encoded), Ok(None));
+        }
+    }
+}

@@ -7,6 +7,7 @@ mod admission;
 mod connection;
 mod connector;
 pub mod core;
+mod credentials;
 mod framing;
 mod handle;
 mod handshake;
@@ -16,6 +17,7 @@ mod listener;
 pub mod message;
 mod news;
 pub mod records;
+mod refusal;
 mod replica;
 mod shell;
 mod status;
@@ -80,7 +82,8 @@ impl Key {
 /// What the mesh tells the floors above.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum MeshEvent {
-    /// A record of another peer is new, changed (`Some`) or gone (`None`).
+    /// A record of another peer is new, changed (`Some`) or gone (`None`). Links are not told of
+    /// here: `Reachable` and `Unreachable` say what follows from them.
     Record {
         /// Whose record.
         owner: PeerId,

@@ -24,6 +24,10 @@ const ANNOUNCE_WAIT: Duration = Duration::from_millis(200);
 /// How much longer for each known peer: large meshes have more to announce at a time.
 const ANNOUNCE_WAIT_PER_PEER: Duration = Duration::from_millis(1);
 
+/// The least time between two rounds of passing on what others said, for each known peer: in a
+/// large mesh that is forming, much is said in a short time.
+const PASS_ON_WAIT_PER_PEER: Duration = Duration::from_micros(100);
+
 /// How long the answer to a question is waited for before somebody else is asked.
 const ANSWER_WAIT: Duration = Duration::from_secs(1);
 
@@ -46,6 +50,12 @@ impl Core {
         for digest in digests {
             self.send_on(conn, Message::Digest(digest));
         }
+    }
+
+    /// The neighbour did not read as fast as there were news, so that some were left out, and has
+    /// now read what was sent: it is told how far they go, so that it asks for the rest.
+    pub fn handle_caught_up(&mut self, conn: ConnId) {
+        self.send_digests(conn, self.replica.digests());
     }
 
     pub(super) fn handle_digest(&mut self, conn: ConnId, digest: Digest, now: Instant) {
@@ -283,10 +293,16 @@ impl Core {
 
     /// Pushes all that has changed since the last time.
     pub(super) fn push_changes(&mut self, now: Instant) {
-        for (owner, before) in std::mem::take(&mut self.changed) {
-            if owner == self.config.id {
-                self.push_own();
-            } else {
+        if self.changed.remove(&self.config.id).is_some() {
+            self.push_own();
+        }
+        let due = self.passed + PASS_ON_WAIT_PER_PEER * self.infos.len() as u32;
+        self.pass_at = None;
+        if due > now && !self.changed.is_empty() {
+            self.pass_at = Some(due);
+        } else if !self.changed.is_empty() {
+            self.passed = now;
+            for (owner, before) in std::mem::take(&mut self.changed) {
                 self.pass_on(owner, before, now);
             }
         }

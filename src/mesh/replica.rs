@@ -129,11 +129,6 @@ impl Replica {
             .flat_map(|(id, owner)| owner.visible().map(move |(key, value)| (*id, key, value)))
     }
 
-    /// One record.
-    pub(super) fn get(&self, owner: PeerId, key: &Key) -> Option<&Bytes> {
-        self.owners.get(&owner)?.get(key)
-    }
-
     /// How many records of an owner are there.
     pub(super) fn count(&self, owner: PeerId) -> usize {
         self.owners
@@ -352,11 +347,6 @@ impl Replica {
             .filter(|(id, owner)| !owner.position.is_forgotten() && !said.contains_key(id))
             .map(|(id, _)| *id)
             .collect()
-    }
-
-    /// When the records of an earlier life are next to be given up.
-    pub(super) fn next_leftovers(&self) -> Option<Instant> {
-        self.owners.values().filter_map(|o| o.leftovers_until).min()
     }
 
     /// Gives up the records of earlier lives whose owners have had time enough to say them again.
@@ -594,7 +584,7 @@ mod tests {
         assert_eq!(changes, []);
         assert_eq!(view(&replica).len(), 2);
 
-        assert_eq!(replica.next_leftovers(), Some(now + LEFTOVERS_STAY));
+        assert_eq!(replica.drop_leftovers(now), []);
         let gone = replica.drop_leftovers(now + LEFTOVERS_STAY);
         assert_eq!(gone, [(OWNER, key(2))]);
         assert_eq!(view(&replica), view(&owner));

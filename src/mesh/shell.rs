@@ -15,8 +15,9 @@ use tokio::task::{AbortHandle, JoinSet};
 use super::admission::Admission;
 use super::connection::{self, CLOSE_TIMEOUT, Queue, Report, Reports};
 use super::core::{Action, ConnId, Core, CoreConfig, DialError, KnownPeer, Target};
+use super::credentials::{Credentials, Details, StretchedPassword};
 use super::handle::{Command, MeshConfig};
-use super::handshake::{Credentials, Details, Role, StretchedPassword};
+use super::handshake::Role;
 use super::identity::Identity;
 use super::keeper::{self, Keeper};
 use super::listener::{self, Heard};
@@ -404,6 +405,7 @@ impl Shell {
                     self.core.handle_dial_failed(conn, remote, error, now);
                 }
             }
+            Report::CaughtUp => self.core.handle_caught_up(conn),
             Report::Message(message) => self.core.handle_message(conn, message, now),
             Report::Closed(reason) => {
                 self.connections.remove(&conn);
@@ -436,17 +438,14 @@ impl Shell {
         let Some(connection) = self.connections.get(&conn) else {
             return;
         };
-        if connection.queue.push(message.encode().into()) {
+        if connection.queue.push(message).is_ok() {
             return;
         }
         connection.task.abort();
         self.connections.remove(&conn);
-        let reason = format!(
-            "the peer does not read: more than {} MiB wait for it",
-            connection::MAX_QUEUED >> 20
-        );
+        let reason = "the other side does not read what it is sent";
         tracing::warn!(?conn, reason);
-        self.core.handle_closed(conn, &reason, Instant::now());
+        self.core.handle_closed(conn, reason, Instant::now());
     }
 
     fn close(&mut self, conn: ConnId, reason: &str) {
@@ -559,6 +558,7 @@ impl Shell {
     }
 
     async fn stop(mut self, mut inputs: Inputs, reply: Option<oneshot::Sender<()>>) {
+        self.act().await;
         self.core.shutdown(Instant::now());
         self.act().await;
         let sessions: Vec<_> = self.connections.keys().copied().collect();
@@ -664,4 +664,103 @@ fn own_addresses(config: &MeshConfig, port: u16, near: BTreeSet<IpAddr>) -> Vec<
         }
     }
     addresses
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::time::timeout;
+
+    use super::*;
+    use crate::mesh::Mesh;
+    use crate::mesh::handshake::Handshake;
+
+    fn config(targets: Vec<String>) -> MeshConfig {
+        MeshConfig {
+            bind: Some(Ipv4Addr::LOCALHOST.into()),
+            port: 0,
+            targets: vec![("settings".to_owned(), targets)],
+            ..MeshConfig::default()
+        }
+    }
+
+    /// A session of a peer that then does nothing more.
+    async fn mute_session(address: SocketAddr) -> (TcpStream, PeerId) {
+        let identity = Identity::generate();
+        let id = identity.id();
+        let credentials = new_credentials(&config(Vec::new()), identity, None, 0);
+        let mut handshake = Handshake::new(Role::Initiator, Arc::new(credentials));
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        let mut buffer = [0; 1024];
+        loop {
+            if let Some(bytes) = handshake.poll_transmit() {
+                stream.write_all(&bytes).await.unwrap();
+            }
+            if handshake.is_done() {
+                return (stream, id);
+            }
+            let len = stream.read(&mut buffer).await.unwrap();
+            handshake.handle_bytes(&buffer[..len]).unwrap();
+        }
+    }
+
+    #[tokio::test]
+    async fn a_peer_that_does_not_read_is_closed_and_harms_nobody() {
+        let one = Mesh::start(config(Vec::new()), None).await;
+        let address = one.status().await.unwrap().listening.unwrap();
+        let two = Mesh::start(config(vec![address.to_string()]), None).await;
+        let mut at_one = one.subscribe();
+        let (_stuck, stuck) = mute_session(address).await;
+        let mut events = Vec::new();
+        while !events.contains(&two.id()) || !events.contains(&stuck) {
+            if let Some(MeshEvent::Reachable { peer, .. }) = at_one.recv().await {
+                events.push(peer);
+            }
+        }
+        let records = 800_u32;
+        let value = Bytes::from(vec![7; 32 * 1024]);
+        let mut at_two = two.subscribe();
+        for number in 0..records {
+            let key = Key::new(Kind::NAME, number.to_be_bytes().to_vec());
+            one.publish(key, Some(value.clone())).unwrap();
+        }
+        let arrive = async {
+            let mut arrived = BTreeSet::new();
+            while arrived.len() < records as usize {
+                if let Some(MeshEvent::Record { key, .. }) = at_two.recv().await
+                    && key.kind == Kind::NAME
+                {
+                    arrived.insert(key);
+                }
+            }
+        };
+        timeout(Duration::from_secs(20), arrive).await.unwrap();
+        let end = async {
+            let closed = MeshEvent::Unreachable { peer: stuck };
+            while at_one.recv().await != Some(closed.clone()) {}
+        };
+        timeout(Duration::from_secs(10), end).await.unwrap();
+    }
+
+    #[test]
+    fn addresses_are_as_told_or_as_found() {
+        let near = || BTreeSet::from([IpAddr::from([10, 1, 2, 3]), IpAddr::from([127, 0, 0, 1])]);
+        let told = MeshConfig {
+            advertise: vec![[192, 0, 2, 9].into()],
+            ..config(Vec::new())
+        };
+        assert_eq!(
+            own_addresses(&told, 1, near()),
+            [([192, 0, 2, 9], 1).into()]
+        );
+        assert_eq!(
+            own_addresses(&config(Vec::new()), 1, near()),
+            [([127, 0, 0, 1], 1).into()]
+        );
+        let found = own_addresses(&MeshConfig::default(), 1, near());
+        assert!(found.contains(&([10, 1, 2, 3], 1).into()));
+        assert!(found.iter().all(|address| !address.ip().is_loopback()));
+    }
 }

@@ -24,16 +24,16 @@ const REFRESH: Duration = Duration::from_secs(30);
 const FIRST_RETRY: Duration = Duration::from_secs(1);
 
 /// What each source says, as it was given.
-pub type Told = BTreeMap<String, Vec<String>>;
+pub(super) type Told = BTreeMap<String, Vec<String>>;
 
 /// What one source says, with addresses.
-pub type Resolved = (String, Vec<Target>);
+pub(super) type Resolved = (String, Vec<Target>);
 
 /// Resolves what the sources say, again and again, and tells what has changed.
 ///
 /// The resolver and `/etc/hosts` are read anew each time, for both may change under a daemon that
 /// starts early. `getaddrinfo` is not asked: a static binary has no NSS.
-pub async fn run(
+pub(super) async fn run(
     mut told: watch::Receiver<Told>,
     default_port: u16,
     resolved: mpsc::Sender<Resolved>,

@@ -174,11 +174,6 @@ impl Topology {
         self.tree.contains_key(&peer)
     }
 
-    /// All peers to which there is a way, this one among them.
-    pub(super) fn reachable(&self) -> impl Iterator<Item = PeerId> {
-        self.tree.keys().copied()
-    }
-
     /// How many connections it is to a peer.
     pub(super) fn distance(&self, peer: PeerId) -> Option<u32> {
         Some(self.tree.get(&peer)?.distance)
