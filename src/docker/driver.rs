@@ -88,13 +88,13 @@ impl Driver {
         Ok(wire::AllocatedNetwork { options })
     }
 
-    /// `FreeNetwork`, on the swarm manager: nothing is held for a network beyond its definition.
+    /// `FreeNetwork`, on the swarm manager.
     pub async fn free_network(
         &self,
         request: wire::NetworkRequest,
     ) -> Result<wire::Empty, DriverError> {
-        network_spec::network_id(&request.network_id)?;
-        Ok(wire::Empty {})
+        let id = network_spec::network_id(&request.network_id)?;
+        gone_is_fine(self.networks.free(id).await)
     }
 
     /// `CreateNetwork`.

@@ -317,12 +317,15 @@ impl Core {
             .get(&spec.network)
             .ok_or_else(|| NetworkError::UnknownNetwork(spec.network.clone()))?;
         let name = segment_of(network);
+        let global = network.options.vni.is_some();
+        for stale in self.superseded(&spec) {
+            self.remove_endpoint(&stale);
+        }
         // A swarm manager hands out the addresses of its networks, and may do so again before the
         // news of an endpoint's end is everywhere.
-        if network.options.vni.is_none() {
+        if !global {
             self.check_addresses(&name, &spec)?;
         }
-        self.remove_endpoint(&spec.endpoint);
         let addresses = [spec.ipv4, spec.ipv6];
         let first = addresses.into_iter().flatten().next();
         let mac = spec
@@ -919,6 +922,21 @@ impl Core {
         here.chain(allocated).chain(elsewhere)
     }
 
+    /// Endpoints whose end was never told: the one of the same identifier, and those that have an
+    /// address which the engine now gives away again on the same network.
+    fn superseded(&self, spec: &EndpointSpec) -> Vec<EndpointId> {
+        let shares = |old: &EndpointSpec| {
+            old.network == spec.network
+                && ((old.ipv4.is_some() && old.ipv4 == spec.ipv4)
+                    || (old.ipv6.is_some() && old.ipv6 == spec.ipv6))
+        };
+        let endpoints = self.endpoints.iter();
+        endpoints
+            .filter(|(id, old)| **id == spec.endpoint || shares(&old.spec))
+            .map(|(id, _)| id.clone())
+            .collect()
+    }
+
     fn check_addresses(&self, name: &SegmentId, spec: &EndpointSpec) -> Result<(), NetworkError> {
         for address in [spec.ipv4, spec.ipv6].into_iter().flatten() {
             let in_use = |holder: String, host: &str| NetworkError::AddressInUse {
@@ -926,15 +944,12 @@ impl Core {
                 holder,
                 host: host.to_owned(),
             };
-            for (id, endpoint) in &self.endpoints {
+            for endpoint in self.endpoints.values() {
                 let same_segment = self
                     .networks
                     .get(&endpoint.spec.network)
                     .is_some_and(|network| segment_of(network) == *name);
-                if *id != spec.endpoint
-                    && same_segment
-                    && endpoint.addresses().contains(&address.addr())
-                {
+                if same_segment && endpoint.addresses().contains(&address.addr()) {
                     let holder = endpoint.holder();
                     return Err(in_use(holder, &self.config.nickname));
                 }
@@ -1262,6 +1277,19 @@ mod tests {
         assert!(text.contains("container db on host host2"), "{text}");
         assert!(text.contains("--ip-range"), "{text}");
         one.endpoint("n1", "e1", "10.5.0.4/16").unwrap();
+    }
+
+    #[test]
+    fn an_address_that_the_engine_gives_away_again_was_free() {
+        let mut host = Host::new(1);
+        host.network("n1", "10.5.0.0/16");
+        host.endpoint("n1", "e1", "10.5.0.3/16").unwrap();
+        host.join("n1", "e1", "/ns/a");
+        host.actions();
+        host.endpoint("n1", "e2", "10.5.0.3/16").unwrap();
+        let actions = host.actions();
+        assert!(actions.contains(&Action::Unplug("vpe1".to_owned())));
+        assert_eq!(host.core.status().endpoints.len(), 1);
     }
 
     #[test]

@@ -1,111 +1,42 @@
-//! The domain and the allocator, in memory and just real enough to answer.
+//! The domain with its devices in memory, and an allocator just real enough to answer.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use ipnet::IpNet;
+use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
+use crate::datapath::memory::MemoryDatapath;
 use crate::ipam::{self, AddressRequest, Ipam, IpamError, PoolId, PoolRequest};
-use crate::network::{
-    self, Attachment, EndpointSpec, NetworkError, NetworkSpec, Networks, VNI_OPTION,
-};
-use crate::types::{EndpointId, Mac, NetworkId, SegmentId};
+use crate::network::{self, Networks, Policy, Stores};
+use crate::store::Store;
+use crate::types::PeerId;
 
-/// Serves [`Networks`] until dropped.
-pub(in crate::docker) struct NetworksTwin(JoinHandle<()>);
+/// Holds the state of [`Networks`] whose devices are in memory.
+pub(in crate::docker) struct NetworksTwin {
+    _dir: tempfile::TempDir,
+}
 
 impl NetworksTwin {
     pub(in crate::docker) fn start() -> (Networks, Self) {
-        let (networks, mut commands) = Networks::twin();
-        let task = tokio::spawn(async move {
-            let mut state = NetworksState::default();
-            while let Some(command) = commands.recv().await {
-                state.handle(command);
-            }
-        });
-        (networks, Self(task))
-    }
-}
-
-impl Drop for NetworksTwin {
-    fn drop(&mut self) {
-        self.0.abort();
-    }
-}
-
-#[derive(Default)]
-struct NetworksState {
-    networks: BTreeMap<NetworkId, NetworkSpec>,
-    endpoints: BTreeMap<EndpointId, EndpointSpec>,
-}
-
-impl NetworksState {
-    fn handle(&mut self, command: network::Command) {
-        use network::Command::*;
-        match command {
-            Allocate(id, mut options, reply) => {
-                let tag = SegmentId::of_swarm_network(&id).tag() % 0xff_ffff + 1;
-                options
-                    .entry(VNI_OPTION.to_owned())
-                    .or_insert(tag.to_string());
-                let _ = reply.send(Ok(options));
-            }
-            Create(spec, reply) => {
-                self.networks.insert(spec.id.clone(), spec);
-                let _ = reply.send(Ok(()));
-            }
-            Delete(id, reply) => {
-                self.networks.remove(&id);
-                let _ = reply.send(Ok(()));
-            }
-            CreateEndpoint(spec, reply) => {
-                let _ = reply.send(self.create_endpoint(spec));
-            }
-            Join(network, endpoint, _, reply) => {
-                let _ = reply.send(self.join(network, endpoint));
-            }
-            Leave(endpoint, reply) => {
-                let known = self.endpoints.contains_key(&endpoint);
-                let unknown = NetworkError::UnknownEndpoint(endpoint);
-                let _ = reply.send(known.then_some(()).ok_or(unknown));
-            }
-            DeleteEndpoint(endpoint, reply) => {
-                self.endpoints.remove(&endpoint);
-                let _ = reply.send(Ok(()));
-            }
-            Describe(_, reply) => {
-                let _ = reply.send(Ok(BTreeMap::new()));
-            }
-        }
-    }
-
-    fn create_endpoint(&mut self, spec: EndpointSpec) -> Result<Mac, NetworkError> {
-        if !self.networks.contains_key(&spec.network) {
-            return Err(NetworkError::UnknownNetwork(spec.network));
-        }
-        let address = spec.ipv4.or(spec.ipv6).map(|net| net.addr());
-        let made = address.map_or(Mac::new([2; 6]), Mac::of_ip);
-        let mac = spec.mac.unwrap_or(made);
-        self.endpoints.insert(spec.endpoint.clone(), spec);
-        Ok(mac)
-    }
-
-    fn join(
-        &mut self,
-        network: NetworkId,
-        endpoint: EndpointId,
-    ) -> Result<Attachment, NetworkError> {
-        if !self.networks.contains_key(&network) {
-            return Err(NetworkError::UnknownNetwork(network));
-        }
-        if !self.endpoints.contains_key(&endpoint) {
-            return Err(NetworkError::UnknownEndpoint(endpoint));
-        }
-        Ok(Attachment {
-            interface: format!("vwe{}", endpoint.short()),
-            connected_routes: Vec::new(),
-        })
+        let dir = tempfile::tempdir().unwrap();
+        let config = network::Config {
+            id: PeerId::from_bytes([1; 16]),
+            nickname: "host1".to_owned(),
+            policy: Policy { encrypt: false },
+            mtu: None,
+            multicast: false,
+        };
+        let stores = Stores {
+            durable: Store::at(dir.path().join("lib")),
+            runtime: Store::at(dir.path().join("run")),
+        };
+        let (_, events) = mpsc::unbounded_channel();
+        let datapath = Arc::new(MemoryDatapath::default());
+        let networks = Networks::start(config, 1500, datapath, stores, events, |_, _| {});
+        (networks, Self { _dir: dir })
     }
 }
 
