@@ -27,7 +27,12 @@ if [[ ${#missing[@]} -gt 0 ]]; then
 fi
 
 if ! command -v cargo >/dev/null; then
-  # Debian's own cargo is older than 1.95, which this needs.
+  # Debian's own cargo is older than 1.95, which this needs; from Debian 13 on it has rustup.
   echo "installing Rust with rustup"
-  curl --proto '=https' --tlsv1.2 -sSf https://sh.rustup.rs | sh -s -- -y --profile minimal --component clippy --component rustfmt
+  if apt-cache show rustup >/dev/null 2>&1; then
+    apt-get -qq install -y --no-install-recommends rustup </dev/null
+    rustup toolchain install stable --profile minimal --component clippy --component rustfmt
+  else
+    curl --proto '=https' --tlsv1.2 -sSf https://sh.rustup.rs | sh -s -- -y --profile minimal --component clippy --component rustfmt
+  fi
 fi

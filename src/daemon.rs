@@ -1,5 +1,6 @@
 //! The one place where the parts are built, wired, supervised and shut down.
 
+mod addresses;
 mod control;
 mod report;
 mod tasks;
@@ -54,6 +55,7 @@ struct Daemon {
     store: Store,
     mesh: Mesh,
     networks: Networks,
+    ipam: Ipam,
     datapath: Arc<MaybeDatapath>,
     scope: ScopeKeeper,
     sockets: Arc<report::Sockets>,
@@ -105,8 +107,11 @@ pub async fn run(
     let mesh = start_mesh(&settings, &store, &warnings).await;
     let networks = start_networks(&settings, &paths, &store, &mesh, &datapath).await;
     let network = Driver::new(networks.clone(), engine.clone());
-    let ipam = IpamDriver::new(Ipam::unavailable());
-    drivers.send_replace(Some(Drivers { network, ipam }));
+    let ipam = addresses::start(&settings, &paths, &mesh, &warnings);
+    drivers.send_replace(Some(Drivers {
+        network,
+        ipam: IpamDriver::new(ipam.clone()),
+    }));
 
     let daemon = Arc::new(Daemon {
         started,
@@ -116,6 +121,7 @@ pub async fn run(
         store,
         mesh: mesh.clone(),
         networks: networks.clone(),
+        ipam: ipam.clone(),
         datapath: Arc::clone(&datapath),
         scope: scope.clone(),
         sockets,
@@ -141,7 +147,7 @@ pub async fn run(
     ));
     let (lists, running) = mpsc::channel(1);
     tasks.spawn(containers::watch(engine, lists));
-    tasks.spawn(tasks::name_endpoints(running, networks.clone()));
+    tasks.spawn(tasks::follow_containers(running, networks.clone(), ipam));
     tasks.spawn(tasks::watch_mtu(
         mesh.subscribe(),
         datapath,

@@ -10,6 +10,7 @@ use tokio::sync::{mpsc, watch};
 use crate::datapath::MaybeDatapath;
 use crate::docker::containers;
 use crate::docker::engine::Container;
+use crate::ipam::Ipam;
 use crate::mesh::{Mesh, MeshEvent};
 use crate::network::Networks;
 
@@ -35,10 +36,21 @@ pub(super) async fn feed_targets(
     }
 }
 
-/// Tells the networks, for ever, which containers run.
-pub(super) async fn name_endpoints(mut lists: mpsc::Receiver<Vec<Container>>, networks: Networks) {
+/// Tells the networks, for ever, which containers run; and the allocator, once, whose addresses of
+/// those that were in use before the daemon started still are.
+pub(super) async fn follow_containers(
+    mut lists: mpsc::Receiver<Vec<Container>>,
+    networks: Networks,
+    ipam: Ipam,
+) {
+    let mut told = false;
     while let Some(running) = lists.recv().await {
         networks.containers(containers::names(&running)).await;
+        if !told {
+            let containers = running.iter().map(|container| container.id.clone());
+            let addresses = containers::addresses(&running);
+            told = ipam.retain(addresses, containers.collect()).await.is_ok();
+        }
     }
 }
 

@@ -362,7 +362,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_domain_that_hangs_is_an_error_that_names_the_call() {
         let (networks, _silent) = Networks::twin();
-        let (ipam, _silent_too) = Ipam::twin();
+        let (ipam, _silent_too) = Ipam::silent();
         let calls = calls(networks, ipam);
         let begin = Instant::now();
         let body = r#"{"NetworkID":"n","PoolID":"p"}"#;
@@ -415,7 +415,7 @@ mod tests {
     #[tokio::test]
     async fn a_daemon_that_ends_says_so() {
         let (networks, commands) = Networks::twin();
-        let (ipam, _ipam) = Ipam::twin();
+        let (ipam, _ipam) = Ipam::silent();
         drop(commands);
         let calls = calls(networks, ipam);
         let body = r#"{"NetworkID":"n"}"#;

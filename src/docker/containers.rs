@@ -1,6 +1,7 @@
 //! The containers that run on this host, watched through the Engine.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::time::Duration;
 
 use tokio::sync::mpsc;
@@ -40,6 +41,17 @@ pub fn names(containers: &[Container]) -> BTreeMap<EndpointId, String> {
             let endpoints = attachments.filter_map(|a| a.endpoint_id.parse().ok());
             endpoints.map(|endpoint| (endpoint, container.name().to_owned()))
         })
+        .collect()
+}
+
+/// All addresses that the containers have.
+pub fn addresses(containers: &[Container]) -> BTreeSet<IpAddr> {
+    let attachments = containers
+        .iter()
+        .flat_map(|container| container.network_settings.networks.values());
+    attachments
+        .flat_map(|a| [&a.ip_address, &a.global_ipv6_address])
+        .filter_map(|address| address.parse().ok())
         .collect()
 }
 

@@ -461,15 +461,17 @@ impl Connector {
             .collect()
     }
 
-    /// Places with whose peers there is no session, for people.
+    /// Places with whose peers there is no session, for people. That this daemon is among those
+    /// that it was told of is as it should be: all hosts may have the same settings.
     pub(super) fn statuses(&self) -> Vec<PlaceStatus> {
-        let open = self.places.iter().filter(|(address, place)| {
-            place.attempt.is_some() || self.wants(**address) || (place.own && place.targeted)
-        });
+        let open = self
+            .places
+            .iter()
+            .filter(|(address, place)| place.attempt.is_some() || self.wants(**address));
         open.map(|(address, place)| PlaceStatus {
             address: *address,
             dialling: place.attempt.is_some(),
-            refused: place.refused || place.own,
+            refused: place.refused,
             reason: place.failure.clone().unwrap_or_default(),
             peer: place.found.or(place.peers.first().copied()),
             due: place.due,

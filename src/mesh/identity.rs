@@ -191,8 +191,8 @@ mod tests {
     #[test]
     fn a_store_that_cannot_be_written_costs_a_warning_only() {
         let dir = tempfile::tempdir().unwrap();
-        let store = Store::open(dir.path().join("gone")).unwrap();
-        std::fs::remove_dir(store.dir()).unwrap();
+        let store = Store::at(dir.path().join("gone"));
+        std::fs::write(store.dir(), "in the way").unwrap();
         let (_, warning) = Identity::load(Some(&store));
         assert!(warning.unwrap().contains("could not be stored"));
     }
