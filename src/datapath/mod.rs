@@ -10,6 +10,9 @@ mod announcement;
 mod kernel;
 pub mod memory;
 pub mod mtu;
+pub mod transport;
+pub mod tunnel;
+pub mod vxlan_probe;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;

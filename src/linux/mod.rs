@@ -8,3 +8,5 @@ pub mod nftables;
 pub mod packet;
 pub mod route;
 pub mod sysctl;
+pub mod tap;
+pub mod udp;
