@@ -27,7 +27,9 @@ if ldd "$binary" 2>/dev/null | grep -q '=>'; then fail "$binary is not static"; 
 
 rm -rf plugin.new
 # Docker mounts the socket's directory, /proc, /sys and /dev; the host's directories go below /host.
-mkdir -p plugin.new/rootfs/{run/docker/plugins,host/run,host/var/lib,proc,sys,dev,etc,tmp}
+# Nothing uses /shared, the propagated mount: only with one do mounts made below /host/run reach the
+# host (moby, plugin/v2/plugin_linux.go, RootfsPropagation), and with them the namespace of the devices.
+mkdir -p plugin.new/rootfs/{run/docker/plugins,host/run,host/var/lib,shared,proc,sys,dev,etc,tmp}
 install -m 755 "$binary" plugin.new/rootfs/weave
 install -m 644 config.json plugin.new/config.json
 

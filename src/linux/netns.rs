@@ -170,14 +170,17 @@ fn persistence(run_dir: &Path, path: PathBuf) -> Persistence {
     ))
 }
 
-/// Whether the mount that holds `path` propagates (proc(5), `/proc/pid/mountinfo`, fields 5 and 7).
+/// Whether what is mounted at `path` reaches the host: the mount that holds it is shared, and not
+/// with copies of its own below one of the host's, from which it receives and to which it gives
+/// nothing (proc(5), `/proc/pid/mountinfo`, fields 5 and 7).
 fn is_shared(mountinfo: &str, path: &Path) -> bool {
     mountinfo
         .lines()
         .filter_map(|line| {
             let point = Path::new(line.split(' ').nth(4)?);
-            let mut optional = line.split(' ').skip(6).take_while(|field| *field != "-");
-            let shared = optional.any(|field| field.starts_with("shared:"));
+            let optional = || line.split(' ').skip(6).take_while(|field| *field != "-");
+            let shared = optional().any(|field| field.starts_with("shared:"))
+                && !optional().any(|field| field.starts_with("master:"));
             path.starts_with(point)
                 .then(|| (point.components().count(), shared))
         })
@@ -202,11 +205,18 @@ mod tests {
     #[test]
     fn the_innermost_mount_decides_whether_a_path_is_shared() {
         let table = "22 1 0:1 / / rw - ext4 /dev/vda rw\n\
-                     23 22 0:2 / /host/run rw,nosuid shared:5 master:2 - tmpfs tmpfs rw\n\
+                     23 22 0:2 / /host/run rw,nosuid shared:5 - tmpfs tmpfs rw\n\
                      24 23 0:2 / /host/run/lock rw - tmpfs tmpfs rw\n";
         assert!(is_shared(table, Path::new("/host/run/netns")));
         assert!(!is_shared(table, Path::new("/host/run/lock")));
         assert!(!is_shared(table, Path::new("/host/runaway")));
+    }
+
+    #[test]
+    fn a_mount_that_only_receives_from_the_host_is_not_shared_with_it() {
+        let table = "22 1 0:1 / / rw - ext4 /dev/vda rw\n\
+                     23 22 0:2 / /host/run rw,nosuid shared:5 master:2 - tmpfs tmpfs rw\n";
+        assert!(!is_shared(table, Path::new("/host/run/netns")));
     }
 
     #[test]
