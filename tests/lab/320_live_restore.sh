@@ -21,6 +21,6 @@ back_soon 1
 assert_nothing_lost 2 "$ping12" "over an engine's stop and kill"
 assert_nothing_lost 3 "$ping32" "between other hosts"
 within 5 d 1 rm -f c1
-wait_for 5 no_links_left 1
+wait_for 5 no_ports_left 1
 run 1 c1 web --ip 10.40.0.10
 reaches 2 c2 10.40.0.10

@@ -26,6 +26,11 @@ mount --bind "$state/hostname" /etc/hostname
 mount --bind "$state/resolv.conf" /etc/resolv.conf
 mount --bind "$state/docker" /etc/docker
 mount --bind "$run" /mnt
+# What the machine has mounted there would stay listed, covered, and runc would take it for the mount
+# that a plugin's files are on.
+awk '$5 ~ "^/var/lib/" {print $5}' /proc/self/mountinfo | tac | while read -r point; do
+  case $state/ in "$point"/*) ;; *) umount -l "$point" ;; esac
+done
 mount --bind "$state/lib" /var/lib
 mount -t tmpfs -o mode=755 tmpfs /run
 mkdir -p /run/lock

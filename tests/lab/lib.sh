@@ -235,8 +235,19 @@ links_in_weave_namespace() { # N
   on "$1" sh -c '[ ! -e /run/netns/weave ] || ip -n weave -o link show' | awk -F': ' '$2 !~ /^lo(@|$)/ {print $2}'
 }
 
+# A namespace that cannot be entered is a failure: nobody knows what is left in it.
+no_links_left() {
+  local links
+  links=$(links_in_weave_namespace "$1") || fail "host$1: the devices cannot be listed"
+  [[ -z $links ]]
+}
 
-no_links_left() { [[ -z $(links_in_weave_namespace "$1") ]]; }
+# While its networks are there, a host keeps their bridges.
+no_ports_left() {
+  local links
+  links=$(links_in_weave_namespace "$1") || fail "host$1: the devices cannot be listed"
+  ! grep -q '^vp' <<<"$links"
+}
 
 clean_host() { # N: no containers, no networks of ours
   local ids
@@ -304,12 +315,19 @@ restart_pings() {
 
 # One reply may be on its way when a ping ends.
 assert_nothing_lost() { # N FILE WHO
-  assert_at_most "$(ping_stop "$1" "$2")" 1 "replies lost $3"
+  local lost
+  lost=$(ping_stop "$1" "$2")
+  echo "$lost of $(awk '/packets transmitted/ {print $1}' "$2") replies lost $3"
+  assert_at_most "$lost" 1 "replies lost $3"
 }
 
 # Host N's peers are back within ten seconds of its engine answering, and its container is reachable.
 back_soon() { # N
+  local begin peers
+  begin=$(now_ms)
   wait_for 10 has_connections "$1" 2
+  peers=$(($(now_ms) - begin))
   wait_for 10 reaches 2 c2 "10.40.0.$1"0
   reaches "$1" "c$1" 10.40.0.20
+  echo "host$1: peers back after $peers ms, its container after $(($(now_ms) - begin)) ms"
 }
