@@ -52,6 +52,15 @@ cgroup_roots() {
   fi
 }
 
+# Another lab's last host must not take away the folder that this one's first has just found.
+cgroup_lock() { # CMD...
+  mkdir -p /run/lock
+  (
+    flock 8
+    "$@"
+  ) 8>/run/lock/weave-lab-cgroups
+}
+
 cgroup_make() { # N
   local root path
   for root in $(cgroup_roots); do
@@ -129,7 +138,7 @@ host_start() { # N: namespaces, cgroups, link
   local number=$1 run=$RUN/host$1 state=$STATE/host$1 mtu share=()
   mkdir -p "$run" "$state"
   rm -f "$run/pid"
-  cgroup_make "$number"
+  cgroup_lock cgroup_make "$number"
   [[ $(cgroup_version) == 1 ]] || share=(-C)
   (
     cgroup_enter "$number"
@@ -228,12 +237,16 @@ up() {
   each host_up
 }
 
-down() {
+cgroup_remove_shared() {
   local root
+  for root in $(cgroup_roots); do rmdir "$root/weave-lab" 2>/dev/null || true; done
+}
+
+down() {
   [[ ! -d $STATE ]] || each host_stop
   ip netns del "$SWITCH" 2>/dev/null || true
   cgroup_remove "$CGROUP"
-  for root in $(cgroup_roots); do rmdir "$root/weave-lab" 2>/dev/null || true; done
+  cgroup_lock cgroup_remove_shared
   rm -rf --one-file-system "$STATE" "$RUN"
   rmdir "$(dirname "$STATE")" "$(dirname "$RUN")" 2>/dev/null || true
 }
