@@ -3,6 +3,7 @@
 use std::fs::{self, File};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread;
@@ -58,6 +59,17 @@ impl NetNs {
     /// the host), where the host's `/run` is seen at `run_dir`.
     pub fn open_sandbox(run_dir: &Path, key: &Path) -> io::Result<Self> {
         Self::open(sandbox_path(run_dir, key))
+    }
+
+    /// Whether Docker has mounted a container's namespace, as
+    /// [`open_sandbox`](Self::open_sandbox) finds it, by now.
+    pub fn is_sandbox(run_dir: &Path, key: &Path) -> bool {
+        // All namespaces are files of one file system, which holds nothing else.
+        let device = |path: &Path| fs::metadata(path).map(|file| file.dev());
+        match device(&sandbox_path(run_dir, key)) {
+            Ok(found) => device(Path::new(OF_THIS_THREAD)).is_ok_and(|nsfs| nsfs == found),
+            Err(_) => false,
+        }
     }
 
     /// The namespace `name` kept by a mount at `<run_dir>/netns/<name>`, where `ip netns` shows
@@ -222,5 +234,9 @@ mod tests {
     #[test]
     fn a_file_that_is_no_namespace_is_refused() {
         assert!(NetNs::open("/etc/hostname").is_err());
+        let is_sandbox = |path: &str| NetNs::is_sandbox(Path::new("/run"), Path::new(path));
+        assert!(!is_sandbox("/etc/hostname"));
+        assert!(!is_sandbox("/nonexistent"));
+        assert!(is_sandbox("/proc/self/ns/net"));
     }
 }

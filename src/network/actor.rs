@@ -6,12 +6,12 @@ use std::time::Instant;
 
 use bytes::Bytes;
 use nix::net::if_::if_nametoindex;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tracing::{info, warn};
 
 use super::core::{Action, Attachments, Core, CoreConfig, Definitions, Plug, Remembered};
 use super::mechanic::Mechanic;
-use super::{Attachment, Command, NetworkError, NetworkStatus, Networks};
+use super::{Attachment, Command, JoinedEndpoints, NetworkError, NetworkStatus, Networks};
 use crate::datapath::{Datapath, DatapathError, host_name, port_name};
 use crate::mesh::{Key, MeshEvent};
 use crate::store::Store;
@@ -60,6 +60,7 @@ impl Networks {
             attachments.clone(),
             remembered,
         );
+        let (tell_joined, joined) = watch::channel(core.joined());
         let actor = Actor {
             core,
             datapath: Arc::clone(&datapath),
@@ -67,11 +68,12 @@ impl Networks {
             stores,
             saved_definitions: definitions,
             saved_attachments: attachments,
+            joined: tell_joined,
             problems: BTreeMap::new(),
             publish,
         };
         tokio::spawn(actor.run(queue, mesh_events));
-        Self { commands }
+        Self { commands, joined }
     }
 }
 
@@ -92,6 +94,7 @@ struct Actor<D, P> {
     stores: Stores,
     saved_definitions: Definitions,
     saved_attachments: Attachments,
+    joined: watch::Sender<JoinedEndpoints>,
     /// What went wrong with the devices, by what was done.
     problems: BTreeMap<String, String>,
     publish: P,
@@ -107,6 +110,7 @@ impl<D: Datapath, P: Fn(Key, Option<Bytes>) + Send + 'static> Actor<D, P> {
             Ok(inventory) => self.core.handle_inventory(&inventory),
             Err(error) => warn!(%error, "starting without knowing what is in the kernel"),
         }
+        self.save_attachments_or_warn().await;
         self.carry_out().await;
         loop {
             let deadline = self.core.poll_timeout();
@@ -312,6 +316,12 @@ impl<D: Datapath, P: Fn(Key, Option<Bytes>) + Send + 'static> Actor<D, P> {
         if attachments == self.saved_attachments {
             return Ok(());
         }
+        let joined = self.core.joined();
+        self.joined.send_if_modified(|told| {
+            let changed = *told != joined;
+            *told = joined;
+            changed
+        });
         save(&self.stores.runtime, ATTACHMENTS, &attachments).await?;
         self.saved_attachments = attachments;
         Ok(())

@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 use super::record::{EndpointRecord, SegmentRecord};
 use super::status::{EndpointStatus, NetworkStatus, RouteStatus, SegmentStatus};
 use super::switch::Policy;
-use super::{EndpointSpec, NetworkError, NetworkSpec, VNI_OPTION};
+use super::{EndpointSpec, Joined, JoinedEndpoints, NetworkError, NetworkSpec, VNI_OPTION};
 use crate::datapath::{Forwarding, Inventory, PortSpec, SegmentSpec, mtu, port_name};
 use crate::mesh::{Key, Kind, MeshEvent};
 use crate::types::{EndpointId, Mac, NetworkId, PeerId, SegmentId, Vni};
@@ -592,6 +592,17 @@ impl Core {
         Attachments {
             endpoints: self.endpoints.values().cloned().collect(),
         }
+    }
+
+    /// The endpoints that containers use.
+    pub(super) fn joined(&self) -> JoinedEndpoints {
+        let joined = |(id, endpoint): (&EndpointId, &Endpoint)| {
+            let sandbox = endpoint.sandbox.clone();
+            let sandbox = sandbox.filter(|path| !path.as_os_str().is_empty())?;
+            let network = endpoint.spec.network.clone();
+            Some((id.clone(), Joined { network, sandbox }))
+        };
+        self.endpoints.iter().filter_map(joined).collect()
     }
 
     /// What is known.

@@ -14,7 +14,7 @@ use std::path::PathBuf;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 
 pub use self::actor::Stores;
 pub use self::core::CoreConfig as Config;
@@ -84,6 +84,19 @@ pub struct Attachment {
     pub connected_routes: Vec<IpNet>,
 }
 
+/// An endpoint that a container uses.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Joined {
+    /// The network it is on.
+    pub network: NetworkId,
+    /// The file of the container's network namespace, as Docker names it. Docker mounts the
+    /// namespace there only when the container starts.
+    pub sandbox: PathBuf,
+}
+
+/// The endpoints that this host's containers use.
+pub type JoinedEndpoints = BTreeMap<EndpointId, Joined>;
+
 /// Why a network or endpoint is not as Docker asked.
 #[derive(Debug, Error, Clone, PartialEq, Eq)]
 #[non_exhaustive]
@@ -137,6 +150,7 @@ pub enum NetworkError {
 #[derive(Debug, Clone)]
 pub struct Networks {
     commands: mpsc::Sender<Command>,
+    joined: watch::Receiver<JoinedEndpoints>,
 }
 
 pub(crate) type Reply<T> = oneshot::Sender<Result<T, NetworkError>>;
@@ -235,6 +249,11 @@ impl Networks {
         let _ = self.commands.send(Command::UnderlayMtu(mtu)).await;
     }
 
+    /// The endpoints that this host's containers use, now and whenever that changes.
+    pub fn joined(&self) -> watch::Receiver<JoinedEndpoints> {
+        self.joined.clone()
+    }
+
     /// What is known of segments, endpoints and the ways to other hosts.
     pub async fn status(&self) -> Result<NetworkStatus, NetworkError> {
         self.ask(Command::Status).await
@@ -255,6 +274,7 @@ impl Networks {
     /// A handle whose calls the test itself answers.
     pub(crate) fn twin() -> (Self, mpsc::Receiver<Command>) {
         let (commands, calls) = mpsc::channel(1);
-        (Self { commands }, calls)
+        let joined = watch::channel(JoinedEndpoints::new()).1;
+        (Self { commands, joined }, calls)
     }
 }

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::record::{Backend, MANAGER, Service, ServiceId, manager_key};
+use super::record::{Backend, MANAGER, Service, ServiceId, TaskState, manager_key};
 use super::status::{BackendStatus, ServiceStatus};
 use crate::mesh::{Key, Kind, MeshEvent};
 use crate::types::{EndpointId, NetworkId, PeerId};
@@ -46,7 +46,7 @@ impl Core {
         }
     }
 
-    /// The tasks that run here and take connections: all of them, by endpoint.
+    /// The tasks that run here: all of them, by endpoint.
     pub(super) fn handle_tasks(&mut self, tasks: BTreeMap<EndpointId, Backend>) {
         let tasks: BTreeMap<Bytes, Backend> = tasks
             .into_iter()
@@ -138,6 +138,7 @@ impl Core {
                         address: backend.address,
                         peer: *peer,
                         reachable: known.reachable,
+                        state: backend.state,
                     })
                 });
                 statuses.push(ServiceStatus {
@@ -204,7 +205,7 @@ impl Core {
             .collect()
     }
 
-    /// The addresses of each service's tasks on each network. Tasks on hosts that cannot be
+    /// The addresses of each service's ready tasks on each network. Tasks on hosts that cannot be
     /// reached are left out, unless that leaves none: their host may only be restarting its daemon.
     fn backends(&self) -> BTreeMap<(&NetworkId, &ServiceId), BTreeSet<Ipv4Addr>> {
         let mut reachable: BTreeMap<_, BTreeSet<_>> = BTreeMap::new();
@@ -214,7 +215,8 @@ impl Core {
                 true => &mut reachable,
                 false => &mut unreachable,
             };
-            for backend in peer.backends.values() {
+            let ready = |backend: &&Backend| backend.state == TaskState::Ready;
+            for backend in peer.backends.values().filter(ready) {
                 side.entry((&backend.network, &backend.service))
                     .or_default()
                     .insert(backend.address);
@@ -256,6 +258,25 @@ mod tests {
         manager.handle_tasks(BTreeMap::new());
         // The host may only be restarting its daemon, and nobody else is there.
         assert_eq!(addresses(&manager), [4]);
+    }
+
+    #[test]
+    fn tasks_that_are_not_ready_are_shown_and_left_alone() {
+        let mut core = core(1);
+        core.handle_services(Some(web()));
+        let mut tasks = tasks(&[("e1", 3), ("e2", 4), ("e3", 5), ("e4", 6)]);
+        let states = [
+            TaskState::Ready,
+            TaskState::Starting,
+            TaskState::Unhealthy,
+            TaskState::Stopping,
+        ];
+        for (task, state) in tasks.values_mut().zip(states) {
+            task.state = state;
+        }
+        core.handle_tasks(tasks);
+        assert_eq!(addresses(&core), [3]);
+        assert_eq!(core.status()[0].backends.len(), 4);
     }
 
     #[test]
@@ -319,6 +340,7 @@ mod tests {
             service: ServiceId("s1".to_owned()),
             network: network(),
             address: ip(last),
+            state: TaskState::Ready,
         };
         of.iter()
             .map(|(id, last)| (id.parse().unwrap(), backend(*last)))

@@ -4,10 +4,12 @@
 //! these addresses for its own overlay networks alone. Here the client's own network namespace
 //! translates them: managers tell all peers which address is whose, each node which tasks run.
 
+mod actor;
 mod core;
 mod record;
 mod sandbox;
 mod status;
 
-pub use self::record::{Backend, Service, ServiceId};
-pub use self::status::{BackendStatus, ServiceStatus};
+pub use self::actor::Services;
+pub use self::record::{Backend, Service, ServiceId, TaskState};
+pub use self::status::{BackendStatus, ServiceStatus, ServicesStatus};

@@ -22,7 +22,7 @@ pub struct Service {
     pub vips: Vec<(NetworkId, Ipv4Addr)>,
 }
 
-/// A task that takes connections on one network. Named after its endpoint.
+/// A task that runs, on one network. Named after its endpoint.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Backend {
     /// The service it belongs to.
@@ -31,6 +31,22 @@ pub struct Backend {
     pub network: NetworkId,
     /// Its address there.
     pub address: Ipv4Addr,
+    /// Whether it takes connections.
+    pub state: TaskState,
+}
+
+/// Whether a running task takes connections.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum TaskState {
+    /// It does.
+    Ready,
+    /// Its health check has not succeeded yet.
+    Starting,
+    /// Its health check fails.
+    Unhealthy,
+    /// It was told to stop.
+    Stopping,
 }
 
 /// The name of the record by which a manager says that it is one: what it says of services, and
@@ -81,11 +97,12 @@ mod tests {
             name: String,
             network in "[a-z0-9]{25}",
             address: Ipv4Addr,
+            state in proptest::sample::select(vec![TaskState::Ready, TaskState::Stopping]),
         ) {
             let network: NetworkId = network.parse().unwrap();
             let service = Service { name: name.clone(), vips: vec![(network.clone(), address)] };
             prop_assert_eq!(Service::decode(&service.encode()), Ok(service));
-            let backend = Backend { service: ServiceId(name), network, address };
+            let backend = Backend { service: ServiceId(name), network, address, state };
             prop_assert_eq!(Backend::decode(&backend.encode()), Ok(backend));
         }
 

@@ -30,16 +30,26 @@ const DESTINATION: Step = Step::NetworkHeader {
 pub(super) struct Sandbox {
     /// `None` until the table was made: one of an earlier life of the daemon is replaced.
     applied: Option<Balances>,
+    /// Whether an earlier life of the daemon may have left a table.
+    inherited: bool,
 }
 
 impl Sandbox {
+    /// The namespace of a container from before this life of the daemon.
+    pub(super) fn inherited() -> Self {
+        Self {
+            inherited: true,
+            ..Self::default()
+        }
+    }
+
     /// What has to change for these balances to be in force; empty when they are.
     fn plan(&self, wanted: &Balances) -> Batch {
         let mut batch = Batch::new();
         let applied = match &self.applied {
             Some(applied) => applied.clone(),
             // A container that calls no service needs no table.
-            None if wanted.is_empty() => return batch,
+            None if wanted.is_empty() && !self.inherited => return batch,
             None => {
                 make_table(&mut batch);
                 Balances::new()
@@ -60,8 +70,23 @@ impl Sandbox {
     }
 
     fn note(&mut self, balances: Balances) {
-        if self.applied.is_some() || !balances.is_empty() {
+        if self.applied.is_some() || self.inherited || !balances.is_empty() {
             self.applied = Some(balances);
+            self.inherited = false;
+        }
+    }
+
+    /// Whether nothing has to change for these balances to be in force.
+    pub(super) fn is_in_force(&self, wanted: &Balances) -> bool {
+        match &self.applied {
+            Some(applied) => {
+                let same_address = |((one, of_one), (two, of_two)): (
+                    (&Ipv4Addr, &Arc<BTreeSet<Ipv4Addr>>),
+                    (&Ipv4Addr, &Arc<BTreeSet<Ipv4Addr>>),
+                )| one == two && same(of_one, of_two);
+                applied.len() == wanted.len() && applied.iter().zip(wanted).all(same_address)
+            }
+            None => wanted.is_empty() && !self.inherited,
         }
     }
 
@@ -181,10 +206,10 @@ mod tests {
             assert!(rules().contains("{ 0 : 10.0.0.7 }"));
 
             // Another life of the daemon knows nothing of what is there.
-            let mut again = Sandbox::default();
+            let mut again = Sandbox::inherited();
             again.apply(&balances(&[(2, &[8])])).unwrap();
             assert!(rules().contains("{ 0 : 10.0.0.8 }"));
-            again.apply(&Balances::new()).unwrap();
+            Sandbox::inherited().apply(&Balances::new()).unwrap();
             assert!(!rules().contains("10.0.0.2"));
         });
         thread.join().unwrap();

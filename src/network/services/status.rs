@@ -4,7 +4,19 @@ use std::net::Ipv4Addr;
 
 use serde::{Deserialize, Serialize};
 
+use super::record::TaskState;
 use crate::types::{NetworkId, PeerId};
+
+/// All services, and what keeps them from working.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ServicesStatus {
+    /// Every service on every network.
+    pub services: Vec<ServiceStatus>,
+    /// Why the kernel cannot translate virtual addresses at all, if so.
+    pub unsupported: Option<String>,
+    /// What failed and is being tried again.
+    pub problems: Vec<String>,
+}
 
 /// A service on one network.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -15,11 +27,11 @@ pub struct ServiceStatus {
     pub network: NetworkId,
     /// Its virtual address there.
     pub vip: Ipv4Addr,
-    /// The tasks that take its connections.
+    /// The tasks that run.
     pub backends: Vec<BackendStatus>,
 }
 
-/// A task that takes connections.
+/// A task of a service.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BackendStatus {
     /// Its address.
@@ -28,4 +40,6 @@ pub struct BackendStatus {
     pub peer: PeerId,
     /// Whether that host can be reached.
     pub reachable: bool,
+    /// Whether it takes connections.
+    pub state: TaskState,
 }

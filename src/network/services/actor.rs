@@ -1,0 +1,459 @@
+//! The task that keeps the virtual addresses in all containers' namespaces up to date.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use thiserror::Error;
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::JoinSet;
+use tracing::{debug, warn};
+
+use super::core::{Balances, Core};
+use super::record::{Backend, Service, ServiceId};
+use super::sandbox::Sandbox;
+use super::status::ServicesStatus;
+use crate::linux::netns::NetNs;
+use crate::linux::nftables::NftError;
+use crate::mesh::{Key, MeshEvent};
+use crate::network::JoinedEndpoints;
+use crate::types::{EndpointId, NetworkId, PeerId};
+
+/// How many namespaces are worked on at a time: the kernel takes one change of rules after the
+/// other.
+const JOBS: usize = 2;
+
+/// How long a namespace in which rules could not be changed waits for the next try.
+const RETRY: Duration = Duration::from_secs(1);
+
+/// How long an engine takes at most from attaching a container to starting it, as a rule; and how
+/// often its namespace is looked for in that time and later. Docker tells nobody when it is there,
+/// and the container's first instruction follows some milliseconds after.
+const STARTING: Duration = Duration::from_secs(3);
+const SOON: Duration = Duration::from_millis(2);
+const LATER: Duration = Duration::from_millis(100);
+
+/// How long rules from an earlier life of the daemon are left alone: until the other peers are
+/// heard again, and this host's engine has told of its tasks.
+const HOLD: Duration = Duration::from_secs(3);
+const HOLD_LONGEST: Duration = Duration::from_secs(15);
+
+/// The way to the services' virtual addresses from the floors above; cloning gives another handle.
+#[derive(Debug, Clone)]
+pub struct Services {
+    commands: mpsc::UnboundedSender<Command>,
+}
+
+#[derive(Debug)]
+enum Command {
+    Tasks(BTreeMap<EndpointId, Backend>),
+    Services(Option<BTreeMap<ServiceId, Service>>),
+    Status(oneshot::Sender<ServicesStatus>),
+    Stop(oneshot::Sender<()>),
+}
+
+impl Services {
+    /// Starts the task, where the host's `/run` is seen at `run_dir`.
+    pub fn start(
+        id: PeerId,
+        run_dir: PathBuf,
+        joined: watch::Receiver<JoinedEndpoints>,
+        mesh_events: mpsc::UnboundedReceiver<MeshEvent>,
+        publish: impl Fn(Key, Option<Bytes>) + Send + 'static,
+    ) -> Self {
+        let (commands, queue) = mpsc::unbounded_channel();
+        let actor = Actor {
+            core: Core::new(id),
+            run_dir: run_dir.into(),
+            started: Instant::now(),
+            tasks: None,
+            balances: BTreeMap::new(),
+            clients: BTreeMap::new(),
+            jobs: JoinSet::new(),
+            unsupported: None,
+            publish,
+        };
+        tokio::spawn(actor.run(queue, joined, mesh_events));
+        Self { commands }
+    }
+
+    /// Tells which tasks run on this host: all of them, by endpoint. Those on networks of other
+    /// drivers are passed over.
+    pub fn tasks(&self, tasks: BTreeMap<EndpointId, Backend>) {
+        self.command(Command::Tasks(tasks));
+    }
+
+    /// Tells the services that this host's engine knows: all of them, or `None` when it is no
+    /// manager.
+    pub fn services(&self, services: Option<BTreeMap<ServiceId, Service>>) {
+        self.command(Command::Services(services));
+    }
+
+    /// What is known; nothing once the task has stopped.
+    pub async fn status(&self) -> ServicesStatus {
+        let (reply, status) = oneshot::channel();
+        self.command(Command::Status(reply));
+        status.await.unwrap_or_default()
+    }
+
+    /// Ends the task and leaves all rules as they are. To be called before the mesh ends: that
+    /// other hosts are no longer heard then does not mean that they are gone.
+    pub async fn stop(&self) {
+        let (reply, stopped) = oneshot::channel();
+        self.command(Command::Stop(reply));
+        // No answer comes when it has stopped before.
+        let _ = stopped.await;
+    }
+
+    /// Commands to a task that has stopped have no effect.
+    fn command(&self, command: Command) {
+        let _ = self.commands.send(command);
+    }
+}
+
+struct Actor<P> {
+    core: Core,
+    run_dir: Arc<Path>,
+    started: Instant,
+    /// `None` until the engine has told.
+    tasks: Option<BTreeMap<EndpointId, Backend>>,
+    balances: BTreeMap<NetworkId, Balances>,
+    clients: BTreeMap<PathBuf, Client>,
+    jobs: JoinSet<Done>,
+    unsupported: Option<String>,
+    publish: P,
+}
+
+/// A container, by the file of its namespace.
+#[derive(Debug)]
+struct Client {
+    networks: BTreeSet<NetworkId>,
+    joined: Instant,
+    /// Known from an earlier life of the daemon.
+    inherited: bool,
+    /// Not here while a job works on it.
+    sandbox: Option<Sandbox>,
+    /// When to bring its rules up to date; `None` when they are.
+    due: Option<Instant>,
+    problem: Option<String>,
+}
+
+/// The end of a job. The probe of the kernel has no path.
+struct Done {
+    path: Option<PathBuf>,
+    sandbox: Sandbox,
+    result: Result<(), ApplyError>,
+}
+
+#[derive(Debug, Error)]
+enum ApplyError {
+    #[error("its namespace cannot be entered: {0}")]
+    Namespace(#[from] io::Error),
+    #[error(transparent)]
+    Rules(#[from] NftError),
+}
+
+impl<P: Fn(Key, Option<Bytes>) + Send + 'static> Actor<P> {
+    async fn run(
+        mut self,
+        mut queue: mpsc::UnboundedReceiver<Command>,
+        mut joined: watch::Receiver<JoinedEndpoints>,
+        mut mesh_events: mpsc::UnboundedReceiver<MeshEvent>,
+    ) {
+        self.jobs.spawn_blocking(probe);
+        self.handle_joined(&joined.borrow_and_update().clone(), true);
+        let (mut networks_live, mut mesh_lives) = (true, true);
+        loop {
+            self.start_jobs(Instant::now());
+            let deadline = self.deadline();
+            let sleep = async {
+                match deadline {
+                    Some(at) => tokio::time::sleep_until(at.into()).await,
+                    None => std::future::pending().await,
+                }
+            };
+            let changed = tokio::select! {
+                command = queue.recv() => match command {
+                    Some(Command::Stop(reply)) => {
+                        // A caller that has gone away needs no answer.
+                        let _ = reply.send(());
+                        return;
+                    }
+                    Some(command) => self.handle(command),
+                    None => return,
+                },
+                event = mesh_events.recv(), if mesh_lives => {
+                    let mut changed = false;
+                    mesh_lives = event.is_some();
+                    // Rules are worked out once for all the news that has come.
+                    let mut next = event;
+                    while let Some(event) = next {
+                        changed |= self.core.handle_mesh_event(event);
+                        next = mesh_events.try_recv().ok();
+                    }
+                    changed
+                }
+                told = joined.changed(), if networks_live => {
+                    networks_live = told.is_ok();
+                    let joined = joined.borrow_and_update().clone();
+                    self.handle_joined(&joined, false);
+                    self.tell_tasks(&joined)
+                }
+                Some(done) = self.jobs.join_next() => {
+                    if let Ok(done) = done {
+                        self.handle_done(done, Instant::now());
+                    }
+                    false
+                }
+                () = sleep => false,
+            };
+            if changed {
+                self.tell_tasks(&joined.borrow().clone());
+                self.rebalance();
+            }
+            while let Some((key, value)) = self.core.poll_publish() {
+                (self.publish)(key, value);
+            }
+        }
+    }
+
+    /// Returns whether balances may have changed.
+    fn handle(&mut self, command: Command) -> bool {
+        match command {
+            Command::Tasks(tasks) => {
+                let changed = self.tasks.as_ref() != Some(&tasks);
+                self.tasks = Some(tasks);
+                changed
+            }
+            Command::Services(services) => {
+                self.core.handle_services(services);
+                true
+            }
+            Command::Status(reply) => {
+                let _ = reply.send(self.status());
+                false
+            }
+            Command::Stop(_) => false,
+        }
+    }
+
+    /// Returns whether balances may have changed.
+    fn tell_tasks(&mut self, joined: &JoinedEndpoints) -> bool {
+        let Some(tasks) = &self.tasks else {
+            return false;
+        };
+        let ours = |(id, _): &(&EndpointId, &Backend)| joined.contains_key(*id);
+        let ours = tasks.iter().filter(ours);
+        self.core
+            .handle_tasks(ours.map(|(id, task)| (id.clone(), task.clone())).collect());
+        true
+    }
+
+    fn handle_joined(&mut self, joined: &JoinedEndpoints, inherited: bool) {
+        let mut networks: BTreeMap<&Path, BTreeSet<NetworkId>> = BTreeMap::new();
+        for endpoint in joined.values() {
+            let of_container = networks.entry(&endpoint.sandbox).or_default();
+            of_container.insert(endpoint.network.clone());
+        }
+        self.clients
+            .retain(|path, _| networks.contains_key(path.as_path()));
+        let now = Instant::now();
+        for (path, networks) in networks {
+            match self.clients.get_mut(path) {
+                Some(client) if client.networks == networks => {}
+                Some(client) => {
+                    client.networks = networks;
+                    client.due = Some(now);
+                }
+                None => {
+                    let client = Client::new(networks, inherited, now);
+                    self.clients.insert(path.to_owned(), client);
+                }
+            }
+        }
+    }
+
+    /// Works out what is to be balanced, and which containers it concerns.
+    fn rebalance(&mut self) {
+        let mut balances = self.core.balances();
+        let mut changed = BTreeSet::new();
+        for (network, new) in &mut balances {
+            let Some(old) = self.balances.get(network) else {
+                changed.insert(network.clone());
+                continue;
+            };
+            if new != old {
+                changed.insert(network.clone());
+            }
+            // What has stayed the same is told by being the same.
+            for (vip, backends) in new {
+                if let Some(before) = old.get(vip).filter(|before| *before == backends) {
+                    *backends = Arc::clone(before);
+                }
+            }
+        }
+        let gone = self.balances.keys().filter(|id| !balances.contains_key(id));
+        changed.extend(gone.cloned());
+        self.balances = balances;
+        let now = Instant::now();
+        for client in self.clients.values_mut() {
+            if !client.networks.is_disjoint(&changed) {
+                client.due = Some(client.due.unwrap_or(now).min(now));
+            }
+        }
+    }
+
+    fn start_jobs(&mut self, now: Instant) {
+        let held = self.held_until().is_some_and(|until| now < until);
+        for (path, client) in &mut self.clients {
+            if self.jobs.len() >= JOBS {
+                return;
+            }
+            let due = client.due.is_some_and(|due| due <= now);
+            if !due || (client.inherited && held) {
+                continue;
+            }
+            let wanted = client.wanted(&self.balances);
+            if client.is_in_force(&wanted) {
+                client.due = None;
+                continue;
+            }
+            if !NetNs::is_sandbox(&self.run_dir, path) {
+                let young = now.saturating_duration_since(client.joined) < STARTING;
+                client.due = Some(now + if young { SOON } else { LATER });
+                continue;
+            }
+            // While another job works on it, its end is waited for.
+            let Some(sandbox) = client.sandbox.take() else {
+                continue;
+            };
+            client.due = None;
+            let (run_dir, path) = (Arc::clone(&self.run_dir), path.clone());
+            self.jobs
+                .spawn_blocking(move || apply(&run_dir, path, sandbox, &wanted));
+        }
+    }
+
+    fn deadline(&self) -> Option<Instant> {
+        let held = self.held_until();
+        let waiting = self.clients.values().filter(|c| c.sandbox.is_some());
+        let due = waiting.filter_map(|client| match client.inherited {
+            true => client.due.map(|due| held.map_or(due, |held| due.max(held))),
+            false => client.due,
+        });
+        match self.jobs.len() < JOBS {
+            true => due.min(),
+            // The end of a job is what comes next.
+            false => None,
+        }
+    }
+
+    /// Until when rules of an earlier life of the daemon are left alone.
+    fn held_until(&self) -> Option<Instant> {
+        let hold = match self.tasks {
+            Some(_) => HOLD,
+            None => HOLD_LONGEST,
+        };
+        self.started.checked_add(hold)
+    }
+
+    fn handle_done(&mut self, done: Done, now: Instant) {
+        let Some(path) = done.path else {
+            if let Err(error) = done.result {
+                warn!(%error, "virtual addresses of services will not work");
+                self.unsupported = Some(error.to_string());
+            }
+            return;
+        };
+        let Some(client) = self.clients.get_mut(&path) else {
+            return;
+        };
+        client.sandbox = Some(done.sandbox);
+        client.problem = done.result.err().map(|error| error.to_string());
+        if let Some(problem) = &client.problem {
+            debug!(problem, path = %path.display(), "rules not changed");
+            client.due = Some(now + RETRY);
+        }
+    }
+
+    fn status(&self) -> ServicesStatus {
+        let problems = self.clients.iter().filter_map(|(path, client)| {
+            let problem = client.problem.as_ref()?;
+            let path = path.display();
+            Some(format!(
+                "services' virtual addresses in namespace {path}: {problem}"
+            ))
+        });
+        ServicesStatus {
+            services: self.core.status(),
+            unsupported: self.unsupported.clone(),
+            // Each of them says the same then.
+            problems: match self.unsupported {
+                Some(_) => Vec::new(),
+                None => problems.collect(),
+            },
+        }
+    }
+}
+
+impl Client {
+    fn new(networks: BTreeSet<NetworkId>, inherited: bool, now: Instant) -> Self {
+        Self {
+            networks,
+            joined: now,
+            inherited,
+            sandbox: Some(match inherited {
+                true => Sandbox::inherited(),
+                false => Sandbox::default(),
+            }),
+            due: Some(now),
+            problem: None,
+        }
+    }
+
+    fn wanted(&self, balances: &BTreeMap<NetworkId, Balances>) -> Balances {
+        let mine = self.networks.iter().filter_map(|id| balances.get(id));
+        mine.flatten()
+            .map(|(vip, backends)| (*vip, Arc::clone(backends)))
+            .collect()
+    }
+
+    fn is_in_force(&self, wanted: &Balances) -> bool {
+        let sandbox = self.sandbox.as_ref();
+        sandbox.is_some_and(|sandbox| sandbox.is_in_force(wanted))
+    }
+}
+
+fn apply(run_dir: &Path, path: PathBuf, mut sandbox: Sandbox, wanted: &Balances) -> Done {
+    // Held open no longer than needed: an open namespace outlives its container.
+    let result = NetNs::open_sandbox(run_dir, &path)
+        .and_then(|namespace| namespace.run(|| sandbox.apply(wanted)))
+        .map_err(ApplyError::from)
+        .and_then(|applied| applied.map_err(ApplyError::from));
+    Done {
+        path: Some(path),
+        sandbox,
+        result,
+    }
+}
+
+/// Tries in a namespace apart whether the kernel can do what is needed.
+fn probe() -> Done {
+    let mut sandbox = Sandbox::default();
+    let example = (
+        [192, 0, 2, 1].into(),
+        Arc::new([[192, 0, 2, 2].into()].into()),
+    );
+    let result = NetNs::anonymous()
+        .and_then(|namespace| namespace.run(|| sandbox.apply(&Balances::from([example]))))
+        .map_err(ApplyError::from)
+        .and_then(|applied| applied.map_err(ApplyError::from));
+    Done {
+        path: None,
+        sandbox,
+        result,
+    }
+}
