@@ -10,8 +10,9 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::{Mutex, mpsc, watch};
+use tokio::sync::{Mutex, watch};
 use tokio::task::JoinSet;
 
 use crate::config::{HostAddress, Mtu, Paths, Rejected, Scope as ScopeSetting, Settings};
@@ -24,9 +25,10 @@ use crate::docker::engine::Engine;
 use crate::docker::ipam_driver::IpamDriver;
 use crate::docker::plugin_socket::PluginSocket;
 use crate::docker::scope::{Scope, ScopeKeeper};
-use crate::docker::{containers, swarm};
+use crate::docker::{containers, services, swarm};
 use crate::ipam::Ipam;
-use crate::mesh::{Mesh, MeshConfig};
+use crate::mesh::{Key, Mesh, MeshConfig};
+use crate::network::services::Services;
 use crate::network::{self, Networks, Policy, Stores};
 use crate::store::Store;
 
@@ -56,6 +58,7 @@ struct Daemon {
     mesh: Mesh,
     networks: Networks,
     ipam: Ipam,
+    services: Services,
     datapath: Arc<MaybeDatapath>,
     scope: ScopeKeeper,
     sockets: Arc<report::Sockets>,
@@ -106,6 +109,13 @@ pub async fn run(
     let datapath = Arc::new(open_datapath(&settings, &paths).await);
     let mesh = start_mesh(&settings, &store, &warnings).await;
     let networks = start_networks(&settings, &paths, &store, &mesh, &datapath).await;
+    let services = Services::start(
+        mesh.id(),
+        paths.run(),
+        networks.joined(),
+        mesh.subscribe(),
+        publisher(&mesh),
+    );
     let network = Driver::new(networks.clone(), engine.clone());
     let ipam = addresses::start(&settings, &paths, &mesh, &warnings);
     drivers.send_replace(Some(Drivers {
@@ -122,6 +132,7 @@ pub async fn run(
         mesh: mesh.clone(),
         networks: networks.clone(),
         ipam: ipam.clone(),
+        services: services.clone(),
         datapath: Arc::clone(&datapath),
         scope: scope.clone(),
         sockets,
@@ -145,9 +156,14 @@ pub async fn run(
         nodes.subscribe(),
         mesh.clone(),
     ));
-    let (lists, running) = mpsc::channel(1);
-    tasks.spawn(containers::watch(engine, lists));
-    tasks.spawn(tasks::follow_containers(running, networks.clone(), ipam));
+    let (told, running) = watch::channel(None);
+    tasks.spawn(containers::watch(engine.clone(), told));
+    tasks.spawn(tasks::name_endpoints(running.clone(), networks.clone()));
+    tasks.spawn(tasks::retain_addresses(running.clone(), ipam));
+    tasks.spawn(tasks::feed_tasks(running, services.clone()));
+    let (told, known) = watch::channel(None);
+    tasks.spawn(services::watch(engine, told));
+    tasks.spawn(tasks::feed_services(known, services.clone()));
     tasks.spawn(tasks::watch_mtu(
         mesh.subscribe(),
         datapath,
@@ -160,6 +176,7 @@ pub async fn run(
     }
     tracing::info!("shutting down");
     drop(stop);
+    services.stop().await;
     mesh.stop().await;
     tasks.shutdown().await;
     Ok(())
@@ -244,19 +261,24 @@ async fn start_networks(
         runtime: Store::at(paths.run().join("weave")),
     };
     let mtu = tasks::underlay_mtu(datapath, []).await;
-    let publish = mesh.clone();
     Networks::start(
         config,
         mtu.unwrap_or(USUAL_MTU),
         Arc::clone(datapath),
         stores,
         mesh.subscribe(),
-        move |key, value| {
-            if let Err(error) = publish.publish(key, value) {
-                tracing::error!(%error, "the other peers are not told of a change");
-            }
-        },
+        publisher(mesh),
     )
+}
+
+/// What tells the other peers.
+fn publisher(mesh: &Mesh) -> impl Fn(Key, Option<Bytes>) + Send + 'static {
+    let mesh = mesh.clone();
+    move |key, value| {
+        if let Err(error) = mesh.publish(key, value) {
+            tracing::error!(%error, "the other peers are not told of a change");
+        }
+    }
 }
 
 fn scope_setting(setting: ScopeSetting) -> Option<Scope> {

@@ -15,7 +15,7 @@ const WATCH: Duration = Duration::from_secs(1);
 
 #[derive(Debug, Args)]
 pub(super) struct Status {
-    /// connections, peers, targets, networks, endpoints or settings
+    /// connections, peers, targets, networks, endpoints, services or settings
     section: Option<Section>,
     /// Print JSON for programs
     #[arg(long)]
@@ -102,6 +102,7 @@ fn part(report: &str, section: Option<Section>) -> Result<String, io::Error> {
         Some(Section::Targets) => report["mesh"]["targets"].clone(),
         Some(Section::Networks) => report["segments"].clone(),
         Some(Section::Endpoints) => report["endpoints"].clone(),
+        Some(Section::Services) => report["services"].clone(),
         Some(Section::Settings) => json!({
             "settings": report["settings"],
             "rejected": report["rejected"],

@@ -8,8 +8,9 @@ use std::time::Duration;
 use comfy_table::presets::NOTHING;
 use comfy_table::{Attribute, Cell, Color, ContentArrangement, Table};
 
-use super::report::{Report, TransportReport};
+use super::report::{Report, TaskReport, TransportReport};
 use crate::mesh::{ConnectionStatus, MeshStatus, PeerStatus};
+use crate::network::services::TaskState;
 use crate::types::{ParseError, PeerId};
 
 /// Whether text is for a terminal that shows colours.
@@ -34,18 +35,21 @@ pub enum Section {
     Networks,
     /// Containers' endpoints.
     Endpoints,
+    /// Virtual addresses of swarm's services.
+    Services,
     /// Settings in force and rejected ones.
     Settings,
 }
 
 impl Section {
     /// All of them.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 7] = [
         Self::Connections,
         Self::Peers,
         Self::Targets,
         Self::Networks,
         Self::Endpoints,
+        Self::Services,
         Self::Settings,
     ];
 
@@ -57,6 +61,7 @@ impl Section {
             Self::Targets => "targets",
             Self::Networks => "networks",
             Self::Endpoints => "endpoints",
+            Self::Services => "services",
             Self::Settings => "settings",
         }
     }
@@ -75,7 +80,7 @@ impl FromStr for Section {
         let found = Self::ALL.into_iter().find(|section| section.name() == text);
         found.ok_or_else(|| {
             ParseError::new(
-                "connections, peers, targets, networks, endpoints or settings",
+                "connections, peers, targets, networks, endpoints, services or settings",
                 text,
             )
         })
@@ -146,6 +151,7 @@ pub fn section(report: &Report, section: Section, style: Style) -> String {
         Section::Targets => targets(report, &mut table),
         Section::Networks => networks(report, &mut table),
         Section::Endpoints => endpoints(report, &mut table),
+        Section::Services => services(report, &mut table),
         Section::Settings => return settings(report, table, style),
     }
     if table.is_empty() {
@@ -382,6 +388,47 @@ fn endpoints(report: &Report, table: &mut Table) {
     }
 }
 
+fn services(report: &Report, table: &mut Table) {
+    let heads = [
+        "SERVICE", "NETWORK", "ADDRESS", "READY", "TASK", "HOST", "STATE",
+    ];
+    header(table, &heads);
+    for service in &report.services {
+        let ready = |task: &&TaskReport| task.reachable && task.state == TaskState::Ready;
+        let ready = service.tasks.iter().filter(ready).count();
+        let mut own = [
+            cell(&service.service),
+            cell(service.network.short()),
+            cell(service.vip),
+            cell(format!("{ready}/{}", service.tasks.len())),
+        ];
+        if service.tasks.is_empty() {
+            let nothing = [cell("-"), cell("-"), cell("-")];
+            table.add_row(own.iter().cloned().chain(nothing));
+        }
+        for task in &service.tasks {
+            let (text, state) = task_state(task);
+            let of_task = [
+                cell(task.address),
+                cell(&task.host),
+                state_cell(text, state),
+            ];
+            table.add_row(own.into_iter().chain(of_task));
+            own = [cell(""), cell(""), cell(""), cell("")];
+        }
+    }
+}
+
+fn task_state(task: &TaskReport) -> (&'static str, State) {
+    match task.state {
+        _ if !task.reachable => ("host not reachable", State::Bad),
+        TaskState::Ready => ("ready", State::Good),
+        TaskState::Starting => ("starting", State::Plain),
+        TaskState::Unhealthy => ("unhealthy", State::Bad),
+        TaskState::Stopping => ("stopping", State::Plain),
+    }
+}
+
 fn settings(report: &Report, mut table: Table, style: Style) -> String {
     header(&mut table, &["SETTING", "VALUE", "SET BY"]);
     for setting in &report.settings {
@@ -574,6 +621,18 @@ web      local  10.1.0.0/16  4097  1450  node1 node2  name:web
             "\
 CONTAINER  NETWORK  ADDRESSES    MAC                HOST
 shop       web      10.1.0.2/16  02:77:0a:01:00:02  node1
+"
+        );
+    }
+
+    #[test]
+    fn services_are_shown_with_their_tasks() {
+        assert_eq!(
+            shown(Section::Services),
+            "\
+SERVICE  NETWORK       ADDRESS   READY  TASK      HOST   STATE
+shop     ob5a0kd8tmw1  10.2.0.2  1/2    10.2.0.3  node1  ready
+                                        10.2.0.4  node2  stopping
 "
         );
     }

@@ -2,7 +2,7 @@
 //!
 //! Parts of the daemon hand in plain values; no password or key has a place here.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use super::Warning;
 use crate::config::{InForce, Rejected, Scope};
 use crate::mesh::MeshStatus;
+use crate::network::services::TaskState;
 use crate::types::{EndpointId, Mac, NetworkId, PeerId, SegmentId, Vni};
 
 /// Everything at one moment.
@@ -35,6 +36,8 @@ pub struct Report {
     pub segments: Vec<SegmentReport>,
     /// Containers' endpoints, here and elsewhere.
     pub endpoints: Vec<EndpointReport>,
+    /// The virtual addresses of swarm's services.
+    pub services: Vec<ServiceReport>,
     /// What this host's kernel can do for us.
     pub capabilities: Vec<Capability>,
     /// The sockets where the Engine finds us.
@@ -120,6 +123,32 @@ pub struct EndpointReport {
     pub local: bool,
 }
 
+/// A swarm service on one network.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ServiceReport {
+    /// Its name.
+    pub service: String,
+    /// The network.
+    pub network: NetworkId,
+    /// Its virtual address there.
+    pub vip: Ipv4Addr,
+    /// Its tasks that run.
+    pub tasks: Vec<TaskReport>,
+}
+
+/// A task of a service.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TaskReport {
+    /// Its address.
+    pub address: Ipv4Addr,
+    /// The nickname of the peer where it runs.
+    pub host: String,
+    /// Whether that peer can be reached.
+    pub reachable: bool,
+    /// Whether it takes connections.
+    pub state: TaskState,
+}
+
 /// Something the kernel offers, or does not.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Capability {
@@ -154,6 +183,7 @@ impl Report {
             transports: Vec::new(),
             segments: Vec::new(),
             endpoints: Vec::new(),
+            services: Vec::new(),
             capabilities: Vec::new(),
             plugin_sockets: Vec::new(),
         }
@@ -265,6 +295,15 @@ pub(crate) mod examples {
                 host: "node1".into(),
                 local: true,
             }],
+            services: vec![ServiceReport {
+                service: "shop".into(),
+                network: "ob5a0kd8tmw1ml0rdmzvnxt7l".parse().unwrap(),
+                vip: [10, 2, 0, 2].into(),
+                tasks: vec![
+                    task(3, "node1", TaskState::Ready),
+                    task(4, "node2", TaskState::Stopping),
+                ],
+            }],
             capabilities: vec![Capability {
                 name: "vxlan".into(),
                 available: true,
@@ -275,6 +314,15 @@ pub(crate) mod examples {
                 error: None,
             }],
             ..Report::of_settings(settings.in_force(), rejected)
+        }
+    }
+
+    fn task(last: u8, host: &str, state: TaskState) -> TaskReport {
+        TaskReport {
+            address: [10, 2, 0, last].into(),
+            host: host.into(),
+            reachable: true,
+            state,
         }
     }
 

@@ -9,11 +9,12 @@ use crate::config::Scope as ScopeSetting;
 use crate::control::Warning;
 use crate::control::report::{
     Capability, EndpointReport, NetworkReport, PluginSocket, Report, ScopeReport, SegmentReport,
-    TransportReport,
+    ServiceReport, TaskReport, TransportReport,
 };
 use crate::datapath::{DatapathError, MaybeDatapath};
 use crate::docker::scope::Scope;
 use crate::mesh::MeshStatus;
+use crate::network::services::{ServiceStatus, ServicesStatus};
 use crate::network::{EndpointStatus, NetworkStatus, RouteStatus, SegmentStatus};
 use crate::types::PeerId;
 
@@ -49,13 +50,17 @@ impl Sockets {
 
 impl Daemon {
     pub(super) async fn report(&self) -> Report {
-        let (mesh, network) = tokio::join!(self.mesh.status(), self.networks.status());
+        let (mesh, network, services) = tokio::join!(
+            self.mesh.status(),
+            self.networks.status(),
+            self.services.status()
+        );
         let network = network.unwrap_or_default();
         let names = Nicknames::of(mesh.as_ref());
         let mut report = Report::of_settings(self.settings.in_force(), self.rejected.clone());
         report.uptime_seconds = self.started.elapsed().as_secs();
         report.scope = self.scope_report();
-        report.warnings = self.all_warnings(&network);
+        report.warnings = self.all_warnings(&network, &services);
         report.transports = network
             .routes
             .iter()
@@ -67,6 +72,11 @@ impl Daemon {
             .map(|s| segment(s, &names))
             .collect();
         report.endpoints = endpoints(&network, self.mesh.id());
+        report.services = services
+            .services
+            .iter()
+            .map(|s| service(s, &names))
+            .collect();
         report.capabilities = capabilities(&self.datapath);
         report.plugin_sockets = self.sockets.report();
         report.mesh = mesh;
@@ -91,11 +101,19 @@ impl Daemon {
         })
     }
 
-    fn all_warnings(&self, network: &NetworkStatus) -> Vec<Warning> {
+    fn all_warnings(&self, network: &NetworkStatus, services: &ServicesStatus) -> Vec<Warning> {
         let mut warnings = self.warnings.all();
         let plain = |text: &String| Warning::new(text, "");
         warnings.extend(self.scope.warning().iter().map(plain));
         warnings.extend(network.warnings.iter().map(plain));
+        warnings.extend(services.problems.iter().map(plain));
+        if let Some(reason) = &services.unsupported {
+            warnings.push(Warning::new(
+                format!("virtual addresses of swarm services do not work on this host: {reason}"),
+                "enable NF_TABLES, NFT_NAT, NFT_NUMGEN and NF_CONNTRACK in the kernel, or create \
+                 services with `--endpoint-mode dnsrr`",
+            ));
+        }
         if self.settings.password.is_some() && !network.routes.is_empty() {
             warnings.push(Warning::new(
                 "no container traffic is carried to other hosts: a password is set, and this \
@@ -154,6 +172,24 @@ fn segment(segment: &SegmentStatus, names: &Nicknames) -> SegmentReport {
             .collect(),
         peers: segment.peers.iter().map(|peer| names.get(*peer)).collect(),
         problem: None,
+    }
+}
+
+fn service(service: &ServiceStatus, names: &Nicknames) -> ServiceReport {
+    ServiceReport {
+        service: service.service.clone(),
+        network: service.network.clone(),
+        vip: service.vip,
+        tasks: service
+            .backends
+            .iter()
+            .map(|task| TaskReport {
+                address: task.address,
+                host: names.get(task.peer),
+                reachable: task.reachable,
+                state: task.state,
+            })
+            .collect(),
     }
 }
 

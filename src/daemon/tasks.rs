@@ -8,11 +8,13 @@ use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 
 use crate::datapath::MaybeDatapath;
-use crate::docker::containers;
-use crate::docker::engine::Container;
+use crate::docker::containers::Running;
+use crate::docker::services::Known;
+use crate::docker::tasks::tasks;
 use crate::ipam::Ipam;
 use crate::mesh::{Mesh, MeshEvent};
 use crate::network::Networks;
+use crate::network::services::Services;
 
 /// How often the kernel is asked for the MTU of the ways to the peers: links change, and nobody
 /// tells.
@@ -36,21 +38,50 @@ pub(super) async fn feed_targets(
     }
 }
 
-/// Tells the networks, for ever, which containers run; and the allocator, once, whose addresses of
-/// those that were in use before the daemon started still are.
-pub(super) async fn follow_containers(
-    mut lists: mpsc::Receiver<Vec<Container>>,
+/// Tells the networks, for ever, which containers run.
+pub(super) async fn name_endpoints(
+    mut running: watch::Receiver<Option<Running>>,
     networks: Networks,
-    ipam: Ipam,
 ) {
-    let mut told = false;
-    while let Some(running) = lists.recv().await {
-        networks.containers(containers::names(&running)).await;
-        if !told {
-            let containers = running.iter().map(|container| container.id.clone());
-            let addresses = containers::addresses(&running);
-            told = ipam.retain(addresses, containers.collect()).await.is_ok();
+    while running.changed().await.is_ok() {
+        let names = running.borrow_and_update().as_ref().map(Running::names);
+        if let Some(names) = names {
+            networks.containers(names).await;
         }
+    }
+}
+
+/// Tells the allocator, once, whose addresses of those that were in use before the daemon started
+/// still are.
+pub(super) async fn retain_addresses(mut running: watch::Receiver<Option<Running>>, ipam: Ipam) {
+    while running.changed().await.is_ok() {
+        let Some(now) = running.borrow_and_update().clone() else {
+            continue;
+        };
+        let containers = now.containers.iter().map(|container| container.id.clone());
+        if ipam
+            .retain(now.addresses(), containers.collect())
+            .await
+            .is_ok()
+        {
+            return;
+        }
+    }
+}
+
+/// Tells the services, for ever, which of their tasks run here.
+pub(super) async fn feed_tasks(mut running: watch::Receiver<Option<Running>>, services: Services) {
+    while running.changed().await.is_ok() {
+        if let Some(running) = running.borrow_and_update().as_ref() {
+            services.tasks(tasks(running));
+        }
+    }
+}
+
+/// Tells the services, for ever, what a manager knows of them.
+pub(super) async fn feed_services(mut known: watch::Receiver<Known>, services: Services) {
+    while known.changed().await.is_ok() {
+        services.services(known.borrow_and_update().clone());
     }
 }
 

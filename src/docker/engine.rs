@@ -123,6 +123,11 @@ impl Engine {
         self.get("/nodes").await
     }
 
+    /// The services of the swarm; only managers know.
+    pub async fn services(&self) -> Result<Vec<Service>, EngineError> {
+        self.get("/services").await
+    }
+
     /// One network's definition.
     pub async fn network(&self, id: &NetworkId) -> Result<Network, EngineError> {
         self.get(&format!("/networks/{id}")).await

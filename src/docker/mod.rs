@@ -2,7 +2,8 @@
 //!
 //! [`plugin_socket`] listens, [`calls`] tells calls apart and bounds their time, [`driver`] and
 //! [`ipam_driver`] translate them for the domain. [`engine`] asks the Engine's own API, which is
-//! never needed to answer: [`scope`] and [`swarm`] ask it in the background.
+//! never needed to answer: [`scope`] and [`swarm`] ask it in the background, and
+//! [`containers`] and [`services`] watch it for what [`tasks`] and the virtual addresses need.
 
 pub mod calls;
 pub mod containers;
@@ -15,5 +16,7 @@ pub mod plugin_socket;
 #[cfg(test)]
 mod replay;
 pub mod scope;
+pub mod services;
 pub mod swarm;
+pub mod tasks;
 pub mod wire;

@@ -65,6 +65,51 @@ pub struct RemoteManager {
     pub addr: String,
 }
 
+/// One of `GET /services`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(default, rename_all = "PascalCase")]
+pub struct Service {
+    /// Its identifier.
+    #[serde(rename = "ID", deserialize_with = "or_default")]
+    pub id: String,
+    /// What the user asked for.
+    #[serde(deserialize_with = "or_default")]
+    pub spec: ServiceSpec,
+    /// Where it is reached.
+    #[serde(deserialize_with = "or_default")]
+    pub endpoint: ServiceEndpoint,
+}
+
+/// What the user asked of a service.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(default, rename_all = "PascalCase")]
+pub struct ServiceSpec {
+    /// Its name.
+    #[serde(deserialize_with = "or_default")]
+    pub name: String,
+}
+
+/// Where a service is reached.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(default, rename_all = "PascalCase")]
+pub struct ServiceEndpoint {
+    /// Its virtual address on each network; none in the mode `dnsrr`.
+    #[serde(rename = "VirtualIPs", deserialize_with = "or_default")]
+    pub virtual_ips: Vec<VirtualIp>,
+}
+
+/// A service's virtual address on one network.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(default, rename_all = "PascalCase")]
+pub struct VirtualIp {
+    /// The network's identifier.
+    #[serde(rename = "NetworkID", deserialize_with = "or_default")]
+    pub network_id: String,
+    /// The address with prefix length.
+    #[serde(deserialize_with = "or_default")]
+    pub addr: String,
+}
+
 /// One of `GET /nodes`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
 #[serde(default, rename_all = "PascalCase")]
@@ -161,6 +206,9 @@ pub struct Container {
     /// `running`, `exited`, ...
     #[serde(deserialize_with = "or_default")]
     pub state: String,
+    /// The same for people, with the result of its health check: `Up 2 minutes (healthy)`.
+    #[serde(deserialize_with = "or_default")]
+    pub status: String,
     /// Its labels.
     #[serde(deserialize_with = "or_default")]
     pub labels: BTreeMap<String, String>,
@@ -224,6 +272,9 @@ pub struct ContainerConfig {
     /// `--domainname`.
     #[serde(deserialize_with = "or_default")]
     pub domainname: String,
+    /// `--stop-signal`, or the image's: a name with or without `SIG`, or a number.
+    #[serde(deserialize_with = "or_default")]
+    pub stop_signal: String,
     /// Its labels.
     #[serde(deserialize_with = "or_default")]
     pub labels: BTreeMap<String, String>,
