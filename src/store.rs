@@ -4,7 +4,7 @@ use std::fs::{self, File};
 use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -41,13 +41,17 @@ pub enum StoreError {
 #[derive(Debug, Clone)]
 pub struct Store {
     dir: Arc<Path>,
+    /// Held while a document is replaced: two writers would take each other's new file away.
+    saving: Arc<Mutex<()>>,
 }
 
 impl Store {
     /// The directory, which is made when something is first saved there.
     pub fn at(dir: impl AsRef<Path>) -> Self {
-        let dir = dir.as_ref().into();
-        Self { dir }
+        Self {
+            dir: dir.as_ref().into(),
+            saving: Arc::default(),
+        }
     }
 
     /// Opens the directory, making it if need be, readable for root alone.
@@ -82,6 +86,7 @@ impl Store {
             path: path.clone(),
             source,
         })?;
+        let _one_at_a_time = self.saving.lock().unwrap_or_else(PoisonError::into_inner);
         self.make_dir()?;
         let new = path.with_extension("new");
         write_durably(&new, &text).map_err(io_error("write", &new))?;
@@ -148,6 +153,19 @@ mod tests {
         again.remove("number").unwrap();
         again.remove("number").unwrap();
         assert_eq!(again.load::<u32>("number").unwrap(), None);
+    }
+
+    #[test]
+    fn many_may_save_one_document_at_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path()).unwrap();
+        std::thread::scope(|threads| {
+            for number in 0..8 {
+                let store = store.clone();
+                threads.spawn(move || (0..20).for_each(|_| store.save("number", &number).unwrap()));
+            }
+        });
+        assert!(store.load::<u32>("number").unwrap().is_some());
     }
 
     #[test]
