@@ -57,7 +57,8 @@ async fn follow(
     let mut events = engine.events(&["service"]).await?;
     let mut ask_at = BTreeSet::new();
     while !told.is_closed() {
-        match find(engine, overlays).await {
+        let manager = told.borrow().is_some();
+        match find(engine, manager, overlays).await {
             Ok(found) => {
                 told.send_if_modified(|known| {
                     let changed = *known != found;
@@ -87,24 +88,33 @@ async fn follow(
     Ok(())
 }
 
+/// Asks an Engine that was a manager when it was asked last, or was not.
+///
 /// # Errors
 /// When it cannot be said for now.
-async fn find(engine: &Engine, overlays: &mut Overlays) -> Result<Known, EngineError> {
+async fn find(
+    engine: &Engine,
+    manager: bool,
+    overlays: &mut Overlays,
+) -> Result<Known, EngineError> {
+    // An engine that is no manager writes an error into its log when it is asked for services.
+    if !manager && is_no_manager(engine).await? {
+        return Ok(None);
+    }
     let services = match engine.services().await {
         Ok(services) => services,
-        Err(error @ EngineError::Refused { .. }) => {
-            let swarm = engine.info().await?.swarm;
-            let manager = swarm.control_available;
-            let settled = matches!(swarm.local_node_state.as_str(), "active" | "inactive");
-            return match settled && !manager {
-                true => Ok(None),
-                false => Err(error),
-            };
-        }
+        Err(EngineError::Refused { .. }) if is_no_manager(engine).await? => return Ok(None),
         Err(error) => return Err(error),
     };
     overlays.learn(engine, &services).await?;
     Ok(Some(known(&services, &overlays.overlays)))
+}
+
+/// Whether it surely is none: an Engine that is starting, or locked, may be one later.
+async fn is_no_manager(engine: &Engine) -> Result<bool, EngineError> {
+    let swarm = engine.info().await?.swarm;
+    let settled = matches!(swarm.local_node_state.as_str(), "active" | "inactive");
+    Ok(settled && !swarm.control_available)
 }
 
 fn known(
@@ -173,7 +183,7 @@ mod tests {
             Some("1.41"),
             [("/services", SERVICES), ("/networks", OVERLAYS)],
         );
-        let found = find(&fake.engine(), &mut Overlays::default()).await;
+        let found = find(&fake.engine(), true, &mut Overlays::default()).await;
         let found = found.unwrap().unwrap();
         assert_eq!(found.len(), 1);
         let web = &found[&ServiceId("s1".to_owned())];
@@ -194,8 +204,10 @@ mod tests {
         ] {
             let info = format!(r#"{{"Swarm":{info}}}"#);
             let fake = FakeEngine::start(Some("1.41"), [("/info", info.clone())]);
-            let found = find(&fake.engine(), &mut Overlays::default()).await;
-            assert_eq!(found.is_ok_and(|known| known.is_none()), expected, "{info}");
+            for manager in [false, true] {
+                let found = find(&fake.engine(), manager, &mut Overlays::default()).await;
+                assert_eq!(found.is_ok_and(|known| known.is_none()), expected, "{info}");
+            }
         }
     }
 }
