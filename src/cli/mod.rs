@@ -1,5 +1,6 @@
 //! The `weave` command: what a person types, and the two ways to start the daemon.
 
+mod addresses;
 mod client;
 mod logging;
 mod peers;
@@ -47,6 +48,15 @@ enum Command {
     Connect(peers::Connect),
     /// Stop connecting to hosts, now and after restarts
     Forget(peers::Forget),
+    /// Take over the addresses of a peer that is gone for good
+    Rmpeer(addresses::RemovePeer),
+    /// Wait until addresses can be handed out, or say what is missing
+    Prime,
+    /// Hand all addresses of this host over to another peer, before it leaves for good
+    Reset,
+    /// Allocate, claim, look up or release addresses of a container
+    #[command(subcommand)]
+    Ipam(addresses::Ipam),
     /// Show the versions of this command and of the daemon
     Version,
     /// Run the daemon in the foreground, as root
@@ -80,6 +90,10 @@ fn run(command: Command, paths: Paths) -> u8 {
         Command::Report(command) => ask(command.run(&client)),
         Command::Connect(command) => ask(command.run(&client)),
         Command::Forget(command) => ask(command.run(&client)),
+        Command::Rmpeer(command) => ask(command.run(&client)),
+        Command::Prime => ask(addresses::prime(&client)),
+        Command::Reset => ask(addresses::reset(&client)),
+        Command::Ipam(command) => ask(command.run(&client)),
         Command::Version => ask(status::version(&client)),
         Command::Daemon(command) => command.run(paths),
         Command::Plugin => start::plugin(paths),

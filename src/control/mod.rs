@@ -11,15 +11,21 @@ mod warnings;
 
 use std::time::Duration;
 
+use ipnet::IpNet;
 use thiserror::Error;
 
 pub use self::report::Report;
+pub use self::socket::AddressCommand;
 pub use self::targets::Targets;
 pub use self::warnings::{Warning, Warnings};
 use crate::config::PeerAddress;
 
 /// How long a caller waits for an answer at most.
 pub const DEADLINE: Duration = Duration::from_secs(5);
+
+/// How long a caller waits for a change of addresses at most: the ring's birth and a takeover need
+/// other peers, and the allocator itself gives up after ten seconds.
+pub const ADDRESS_DEADLINE: Duration = Duration::from_secs(12);
 
 /// Why a command was not carried out.
 #[derive(Debug, Error)]
@@ -28,6 +34,9 @@ pub enum ControlError {
     /// The change could not be made durable; nothing was changed.
     #[error("the change cannot be stored: {0}")]
     Store(String),
+    /// It cannot be done, for this reason.
+    #[error("{0}")]
+    Refused(String),
     /// The daemon is shutting down.
     #[error("the daemon is shutting down")]
     Stopped,
@@ -47,6 +56,13 @@ pub trait Control: Send + Sync + 'static {
         peers: Vec<PeerAddress>,
         replace: bool,
     ) -> impl Future<Output = Result<(), ControlError>> + Send;
+
+    /// Does something about addresses; returns those that it is about. Callers give up after
+    /// [`ADDRESS_DEADLINE`].
+    fn addresses(
+        &self,
+        command: AddressCommand,
+    ) -> impl Future<Output = Result<Vec<IpNet>, ControlError>> + Send;
 
     /// No longer connects to these places. Remembered before it is answered.
     fn forget(

@@ -37,19 +37,22 @@ pub enum Section {
     Endpoints,
     /// Virtual addresses of swarm's services.
     Services,
+    /// Addresses: who owns how many, and how many are in use.
+    Ipam,
     /// Settings in force and rejected ones.
     Settings,
 }
 
 impl Section {
     /// All of them.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::Connections,
         Self::Peers,
         Self::Targets,
         Self::Networks,
         Self::Endpoints,
         Self::Services,
+        Self::Ipam,
         Self::Settings,
     ];
 
@@ -62,6 +65,7 @@ impl Section {
             Self::Networks => "networks",
             Self::Endpoints => "endpoints",
             Self::Services => "services",
+            Self::Ipam => "ipam",
             Self::Settings => "settings",
         }
     }
@@ -80,7 +84,7 @@ impl FromStr for Section {
         let found = Self::ALL.into_iter().find(|section| section.name() == text);
         found.ok_or_else(|| {
             ParseError::new(
-                "connections, peers, targets, networks, endpoints, services or settings",
+                "connections, peers, targets, networks, endpoints, services, ipam or settings",
                 text,
             )
         })
@@ -127,6 +131,17 @@ pub fn overview(report: &Report, style: Style) -> String {
         format!("{local} here, {remote} elsewhere"),
         State::Plain,
     );
+    if let Some(ipam) = &report.ipam {
+        let state = match ipam.state.as_str() {
+            "ready" | "idle" => State::Plain,
+            _ => State::Bad,
+        };
+        line(
+            "Addresses",
+            format!("{} ({})", ipam.state, ipam.reason),
+            state,
+        );
+    }
     for socket in &report.plugin_sockets {
         match &socket.error {
             None => line("Plugin", socket.path.clone(), State::Plain),
@@ -152,6 +167,7 @@ pub fn section(report: &Report, section: Section, style: Style) -> String {
         Section::Networks => networks(report, &mut table),
         Section::Endpoints => endpoints(report, &mut table),
         Section::Services => services(report, &mut table),
+        Section::Ipam => return ipam(report, table),
         Section::Settings => return settings(report, table, style),
     }
     if table.is_empty() {
@@ -429,6 +445,62 @@ fn task_state(task: &TaskReport) -> (&'static str, State) {
     }
 }
 
+fn ipam(report: &Report, mut table: Table) -> String {
+    let Some(ipam) = &report.ipam else {
+        return format!("no {}\n", Section::Ipam);
+    };
+    let mut text = format!("{}: {}\n", ipam.state, ipam.reason);
+    if !ipam.pending.is_empty() {
+        let waiting: Vec<_> = ipam
+            .pending
+            .iter()
+            .map(|(what, n)| format!("{n} {what}"))
+            .collect();
+        text += &format!("waiting: {}\n", waiting.join(", "));
+    }
+    for conflict in &ipam.conflicts {
+        text += &format!(
+            "conflict: {}\n",
+            conflict.replace(char::is_control, "\u{fffd}")
+        );
+    }
+    if ipam.ring.is_none() {
+        return text;
+    }
+    text.push('\n');
+    let heads = ["SUBNET", "PEER", "ADDRESSES", "SHARE", "IN USE", "REACHED"];
+    header(&mut table, &heads);
+    let percent = |thousandths: u32| format!("{}.{} %", thousandths / 10, thousandths % 10);
+    for space in &ipam.spaces {
+        for share in &space.peers {
+            let (reached, state) = match share.reachable {
+                true => ("yes", State::Good),
+                false => ("no", State::Bad),
+            };
+            table.add_row([
+                cell(space.subnet),
+                cell(&share.nickname),
+                cell(share.addresses),
+                cell(percent(share.share)),
+                cell(share.active),
+                state_cell(reached, state),
+            ]);
+        }
+    }
+    finish(&mut text, &table);
+    for space in &ipam.spaces {
+        for (number, whose) in [
+            (space.unreachable, "of peers that cannot be reached"),
+            (space.unaccounted, "of no peer that is known"),
+        ] {
+            if number > 0 {
+                text += &format!("{}: {number} addresses {whose}\n", space.subnet);
+            }
+        }
+    }
+    text
+}
+
 fn settings(report: &Report, mut table: Table, style: Style) -> String {
     header(&mut table, &["SETTING", "VALUE", "SET BY"]);
     for setting in &report.settings {
@@ -578,6 +650,7 @@ Warnings
         Scope:  local (this engine is not part of a swarm)
      Networks:  1 here, 1 segment known
     Endpoints:  1 here, 0 elsewhere
+    Addresses:  ready (524288 addresses of 10.32.0.0/12 are this host's)
        Plugin:  /run/docker/plugins/weave.sock
        Kernel:  vxlan
 "
@@ -614,6 +687,17 @@ node2   settings  192.0.2.2:6783
             "\
 NETWORK  SCOPE  SUBNETS      VNI   MTU   PEERS        SEGMENT
 web      local  10.1.0.0/16  4097  1450  node1 node2  name:web
+"
+        );
+        assert_eq!(
+            shown(Section::Ipam),
+            "\
+ready: 524288 addresses of 10.32.0.0/12 are this host's
+
+SUBNET        PEER   ADDRESSES  SHARE   IN USE  REACHED
+10.32.0.0/12  node1  524288     50.0 %  3       yes
+10.32.0.0/12  node2  524288     50.0 %  0       no
+10.32.0.0/12: 524288 addresses of peers that cannot be reached
 "
         );
         assert_eq!(

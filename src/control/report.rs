@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Warning;
 use crate::config::{InForce, Rejected, Scope};
+use crate::ipam::IpamStatus;
 use crate::mesh::MeshStatus;
 use crate::network::services::TaskState;
 use crate::types::{EndpointId, Mac, NetworkId, PeerId, SegmentId, Vni};
@@ -30,6 +31,8 @@ pub struct Report {
     pub warnings: Vec<Warning>,
     /// Peers and connections; `None` until the mesh has started.
     pub mesh: Option<MeshStatus>,
+    /// Address allocation; `None` where it does not run.
+    pub ipam: Option<IpamStatus>,
     /// How frames reach each peer.
     pub transports: Vec<TransportReport>,
     /// The segments with endpoints here, or that are known from peers.
@@ -180,6 +183,7 @@ impl Report {
             rejected,
             warnings: Vec::new(),
             mesh: None,
+            ipam: None,
             transports: Vec::new(),
             segments: Vec::new(),
             endpoints: Vec::new(),
@@ -202,6 +206,7 @@ impl Report {
             }
             all.extend(mesh.warnings.iter().map(|text| Warning::new(text, "")));
         }
+        all.extend(self.ipam.iter().flat_map(address_problems));
         all.extend(self.plugin_sockets.iter().filter_map(|socket| {
             let error = socket.error.as_ref()?;
             Some(Warning::new(
@@ -232,6 +237,27 @@ impl Report {
     }
 }
 
+fn address_problems(ipam: &IpamStatus) -> Vec<Warning> {
+    let mut problems = Vec::new();
+    let remedy = match ipam.state.as_str() {
+        "awaiting consensus" => Some(
+            "start the missing peers, or set IPALLOC_INIT to consensus=N with the number of peers \
+             that there are",
+        ),
+        "cut off" => Some("see `weave status connections` for why the other peers are not reached"),
+        "no space on the disk" => Some("free space below /var/lib/weave; it is tried again"),
+        _ => None,
+    };
+    if let Some(remedy) = remedy {
+        let what = format!("no new addresses: {}", ipam.reason);
+        problems.push(Warning::new(what, remedy));
+    }
+    // What to do about it is part of each.
+    let conflicts = ipam.conflicts.iter();
+    problems.extend(conflicts.map(|conflict| Warning::new(conflict, "")));
+    problems
+}
+
 #[cfg(test)]
 pub(crate) mod examples {
     //! A report with something of everything, for tests.
@@ -240,6 +266,7 @@ pub(crate) mod examples {
 
     use super::*;
     use crate::config::{Paths, Settings};
+    use crate::ipam::{PeerShare, SpaceStatus};
     use crate::mesh::{ConnectionStatus, PeerStatus, TargetStatus};
 
     /// The settings say the password `hunter2`, an MTU that is none, and a peer.
@@ -264,6 +291,7 @@ pub(crate) mod examples {
                 "wait, or restart Docker",
             )],
             mesh: Some(mesh()),
+            ipam: Some(ipam()),
             transports: vec![TransportReport {
                 peer: PeerId::from_bytes([2; 16]),
                 nickname: "node2".into(),
@@ -323,6 +351,32 @@ pub(crate) mod examples {
             host: host.into(),
             reachable: true,
             state,
+        }
+    }
+
+    fn ipam() -> IpamStatus {
+        let share = |byte, addresses, active| PeerShare {
+            peer: PeerId::from_bytes([byte; 16]),
+            nickname: format!("node{byte}"),
+            reachable: byte == 1,
+            addresses,
+            share: 500,
+            active,
+        };
+        IpamStatus {
+            state: "ready".into(),
+            reason: "524288 addresses of 10.32.0.0/12 are this host's".into(),
+            range: "10.32.0.0/12".parse().unwrap(),
+            default_subnet: "10.32.0.0/12".parse().unwrap(),
+            ring: Some("r1".into()),
+            spaces: vec![SpaceStatus {
+                subnet: "10.32.0.0/12".parse().unwrap(),
+                peers: vec![share(1, 524_288, 3), share(2, 524_288, 0)],
+                unreachable: 524_288,
+                unaccounted: 0,
+            }],
+            pending: Default::default(),
+            conflicts: vec![],
         }
     }
 

@@ -2,17 +2,19 @@
 
 use std::fs::{self, DirBuilder, Permissions};
 use std::io;
+use std::net::IpAddr;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::time::timeout;
 use warp::http::{Method, StatusCode};
 
 use super::serve::{self, Answer, Request};
-use super::{Control, ControlError, DEADLINE, Warning, Warnings, http};
+use super::{ADDRESS_DEADLINE, Control, ControlError, DEADLINE, Warning, Warnings, http};
 use crate::config::PeerAddress;
 
 const TOPIC: &str = "control socket";
@@ -34,6 +36,47 @@ pub struct Connect {
 pub struct Forget {
     /// Where not to connect to any more.
     pub peers: Vec<PeerAddress>,
+}
+
+/// What `POST /addresses` takes; it answers with an array of addresses with prefix lengths.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase", deny_unknown_fields)]
+pub enum AddressCommand {
+    /// Grant a container an address; the one it has, if it has one there.
+    Allocate {
+        /// The container's identifier.
+        container: String,
+        /// From which subnet; the default one if none is named.
+        subnet: Option<IpNet>,
+    },
+    /// Note that a container has this address, or is to have it.
+    Claim {
+        /// The container's identifier.
+        container: String,
+        /// The address with its subnet's prefix length.
+        address: IpNet,
+    },
+    /// Name the addresses of a container.
+    Lookup {
+        /// The container's identifier.
+        container: String,
+    },
+    /// A container is done with an address, or with all of its own.
+    Release {
+        /// The container's identifier.
+        container: String,
+        /// Which one; all if none is named.
+        address: Option<IpAddr>,
+    },
+    /// A peer is gone for good: take its addresses over.
+    Remove {
+        /// Its nickname, identifier, or the start of it as status shows it.
+        peer: String,
+    },
+    /// Wait until addresses can be handed out.
+    Prime,
+    /// Hand all of this host's addresses over to another peer.
+    Reset,
 }
 
 /// Serves the socket for as long as it is polled; where that cannot be, warns and tries again.
@@ -73,6 +116,10 @@ async fn answer(control: &impl Control, request: Request) -> Answer {
             Ok(Forget { peers }) => done(control.forget(peers)).await,
             Err(error) => malformed(&error),
         },
+        (Method::POST, "/addresses") => match serde_json::from_slice(&request.body) {
+            Ok(command) => addresses(control, command).await,
+            Err(error) => malformed(&error),
+        },
         (_, path) => Answer::text(
             StatusCode::NOT_FOUND,
             format!("this daemon does not know {} {path}\n", request.method),
@@ -83,9 +130,30 @@ async fn answer(control: &impl Control, request: Request) -> Answer {
 async fn done(change: impl Future<Output = Result<(), ControlError>>) -> Answer {
     match timeout(DEADLINE, change).await {
         Ok(Ok(())) => Answer::json("{}\n".to_owned()),
-        Ok(Err(error)) => Answer::text(StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")),
+        Ok(Err(error)) => refusal(&error),
         Err(_) => http::late(),
     }
+}
+
+async fn addresses(control: &impl Control, command: AddressCommand) -> Answer {
+    let change = timeout(ADDRESS_DEADLINE, control.addresses(command));
+    match change
+        .await
+        .map(|answer| answer.map(|a| serde_json::to_string(&a)))
+    {
+        Ok(Ok(Ok(json))) => Answer::json(json + "\n"),
+        Ok(Ok(Err(error))) => Answer::text(StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")),
+        Ok(Err(error)) => refusal(&error),
+        Err(_) => http::late(),
+    }
+}
+
+fn refusal(error: &ControlError) -> Answer {
+    let status = match error {
+        ControlError::Refused(_) => StatusCode::CONFLICT,
+        _ => StatusCode::INTERNAL_SERVER_ERROR,
+    };
+    Answer::text(status, format!("{error}\n"))
 }
 
 fn malformed(error: &serde_json::Error) -> Answer {
@@ -155,6 +223,16 @@ pub(crate) mod tests {
                 .await
         }
 
+        async fn addresses(&self, command: AddressCommand) -> Result<Vec<IpNet>, ControlError> {
+            if let AddressCommand::Remove { peer } = &command
+                && peer == "nobody"
+            {
+                return Err(ControlError::Refused("no peer is called nobody".to_owned()));
+            }
+            self.note(format!("{command:?}")).await?;
+            Ok(vec!["10.32.0.5/12".parse().unwrap()])
+        }
+
         async fn forget(&self, peers: Vec<PeerAddress>) -> Result<(), ControlError> {
             self.note(format!("forget {}", names(&peers))).await
         }
@@ -208,6 +286,14 @@ pub(crate) mod tests {
             ("/connect", r#"{"peers":["h"],"force":true}"#, "400"),
             ("/forget", "", "400"),
             ("/forget", &large, "413"),
+            ("/addresses", r#"{"remove":{"peer":"h1"}}"#, "200"),
+            ("/addresses", r#"{"remove":{"peer":"nobody"}}"#, "409"),
+            (
+                "/addresses",
+                r#"{"claim":{"container":"c","address":"x"}}"#,
+                "400",
+            ),
+            ("/addresses", r#""reset""#, "200"),
             ("/explode", "{}", "404"),
         ] {
             let answer = post(&path, url, body).await;
@@ -216,7 +302,13 @@ pub(crate) mod tests {
                 "{url} {body}: {answer}"
             );
         }
-        let asked = ["connect h1,[fd00::1]:1 false", "connect  true", "forget h1"];
+        let asked = [
+            "connect h1,[fd00::1]:1 false",
+            "connect  true",
+            "forget h1",
+            r#"Remove { peer: "h1" }"#,
+            "Reset",
+        ];
         assert_eq!(*fake.asked.lock().unwrap(), asked);
     }
 

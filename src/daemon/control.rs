@@ -1,9 +1,15 @@
 //! What operators tell the daemon.
 
+use std::collections::BTreeSet;
+
+use ipnet::IpNet;
+
 use super::Daemon;
 use crate::config::PeerAddress;
-use crate::control::{Control, ControlError, Report, Targets, Warning};
+use crate::control::{AddressCommand, Control, ControlError, Report, Targets, Warning};
+use crate::ipam::IpamError;
 use crate::store::StoreError;
+use crate::types::PeerId;
 
 impl Control for Daemon {
     async fn report(&self) -> Report {
@@ -15,6 +21,28 @@ impl Control for Daemon {
             targets.connect(peers, replace, of_settings)
         })
         .await
+    }
+
+    async fn addresses(&self, command: AddressCommand) -> Result<Vec<IpNet>, ControlError> {
+        let ipam = &self.ipam;
+        let done = |()| Vec::new();
+        let answer = match command {
+            AddressCommand::Allocate { container, subnet } => {
+                ipam.allocate(container, subnet).await.map(|a| vec![a])
+            }
+            AddressCommand::Claim { container, address } => ipam
+                .claim(container, address, false)
+                .await
+                .map(|()| vec![address]),
+            AddressCommand::Lookup { container } => ipam.lookup(container).await,
+            AddressCommand::Release { container, address } => {
+                ipam.release(container, address).await.map(done)
+            }
+            AddressCommand::Remove { peer } => return self.remove_peer(&peer).await.map(done),
+            AddressCommand::Prime => ipam.prime().await.map(done),
+            AddressCommand::Reset => ipam.reset().await.map(done),
+        };
+        answer.map_err(refused)
     }
 
     async fn forget(&self, peers: Vec<PeerAddress>) -> Result<(), ControlError> {
@@ -36,7 +64,63 @@ pub(super) fn targets(
     ]
 }
 
+fn refused(error: IpamError) -> ControlError {
+    match error {
+        IpamError::Stopped => ControlError::Stopped,
+        error => ControlError::Refused(error.to_string()),
+    }
+}
+
 impl Daemon {
+    async fn remove_peer(&self, name: &str) -> Result<(), ControlError> {
+        let peer = self.peer_called(name).await?;
+        self.ipam.remove_peer(peer).await.map_err(refused)?;
+        self.mesh.forget(peer);
+        Ok(())
+    }
+
+    /// The one other peer with this nickname or identifier, among those that are connected and
+    /// those that have addresses.
+    async fn peer_called(&self, name: &str) -> Result<PeerId, ControlError> {
+        let refuse = |reason| Err(ControlError::Refused(reason));
+        let (mesh, ipam) = tokio::join!(self.mesh.status(), self.ipam.status());
+        let of_mesh = mesh.into_iter().flat_map(|mesh| mesh.peers);
+        let of_mesh = of_mesh.map(|peer| (peer.id, peer.nickname, peer.reachable));
+        let spaces = ipam.into_iter().flat_map(|ipam| ipam.spaces);
+        let of_ipam = spaces
+            .flat_map(|space| space.peers)
+            .map(|peer| (peer.peer, peer.nickname, peer.reachable));
+        let called: BTreeSet<(PeerId, bool)> = of_mesh
+            .chain(of_ipam)
+            .filter(|(id, nickname, _)| {
+                nickname == name || id.short() == name || id.to_string() == name
+            })
+            .map(|(id, _, reachable)| (id, reachable))
+            .collect();
+        let peers: BTreeSet<PeerId> = called.iter().map(|(id, _)| *id).collect();
+        let Some(peer) = peers.first().copied() else {
+            return refuse(format!(
+                "no peer is called {name}: `weave status ipam` shows those that have addresses"
+            ));
+        };
+        if peers.len() > 1 {
+            let ids: Vec<_> = peers.iter().map(PeerId::short).collect();
+            let ids = ids.join(", ");
+            return refuse(format!("{name} may be any of {ids}: name one of these"));
+        }
+        if peer == self.mesh.id() {
+            return refuse(format!(
+                "{name} is this host: `weave reset` hands its addresses over"
+            ));
+        }
+        if called.contains(&(peer, true)) {
+            return refuse(format!(
+                "{name} can be reached: stop it first, or run `weave reset` there"
+            ));
+        }
+        Ok(peer)
+    }
+
     async fn change_targets(
         &self,
         change: impl FnOnce(Targets, &[PeerAddress]) -> Targets + Send + 'static,

@@ -50,10 +50,11 @@ impl Sockets {
 
 impl Daemon {
     pub(super) async fn report(&self) -> Report {
-        let (mesh, network, services) = tokio::join!(
+        let (mesh, network, services, ipam) = tokio::join!(
             self.mesh.status(),
             self.networks.status(),
-            self.services.status()
+            self.services.status(),
+            self.ipam.status()
         );
         let network = network.unwrap_or_default();
         let names = Nicknames::of(mesh.as_ref());
@@ -80,6 +81,7 @@ impl Daemon {
         report.capabilities = capabilities(&self.datapath);
         report.plugin_sockets = self.sockets.report();
         report.mesh = mesh;
+        report.ipam = ipam.ok();
         report
     }
 
