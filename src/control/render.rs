@@ -704,7 +704,7 @@ SUBNET        PEER   ADDRESSES  SHARE   IN USE  REACHED
             shown(Section::Endpoints),
             "\
 CONTAINER  NETWORK  ADDRESSES    MAC                HOST
-shop       web      10.1.0.2/16  02:77:0a:01:00:02  node1
+shop       web      10.1.0.2   02:77:0a:01:00:02  node1
 "
         );
     }
