@@ -457,3 +457,120 @@ fn probe() -> Done {
         result,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::process::Command as Process;
+    use std::sync::mpsc as std_mpsc;
+
+    use nix::sched::{CloneFlags, unshare};
+
+    use super::*;
+    use crate::network::Joined;
+    use crate::network::services::TaskState;
+
+    /// A namespace of its own, kept by a thread that runs `nft` when it is asked to.
+    struct Container {
+        path: PathBuf,
+        ask: std_mpsc::Sender<oneshot::Sender<String>>,
+    }
+
+    impl Container {
+        fn start() -> Self {
+            let (ask, asked) = std_mpsc::channel::<oneshot::Sender<String>>();
+            let (told, path) = std_mpsc::channel();
+            std::thread::spawn(move || {
+                unshare(CloneFlags::CLONE_NEWNET).unwrap();
+                let path = format!("/proc/self/task/{}/ns/net", nix::unistd::gettid());
+                told.send(PathBuf::from(path)).unwrap();
+                for reply in asked {
+                    let listed = Process::new("nft").args(["list", "ruleset"]).output();
+                    let _ = reply.send(String::from_utf8(listed.unwrap().stdout).unwrap());
+                }
+            });
+            let path = path.recv().unwrap();
+            Self { path, ask }
+        }
+
+        /// Waits until the rules are as they should be.
+        async fn until(&self, is_so: impl Fn(&str) -> bool) {
+            let asking = async {
+                loop {
+                    let (reply, rules) = oneshot::channel();
+                    self.ask.send(reply).unwrap();
+                    if is_so(&rules.await.unwrap()) {
+                        return;
+                    }
+                }
+            };
+            let patience = Duration::from_secs(10);
+            tokio::time::timeout(patience, asking).await.unwrap();
+        }
+    }
+
+    #[tokio::test]
+    async fn each_container_translates_the_addresses_of_its_own_networks() {
+        if !nix::unistd::geteuid().is_root() {
+            return;
+        }
+        let (one, two) = (Container::start(), Container::start());
+        let (tell, joined) = watch::channel(JoinedEndpoints::new());
+        let (_mesh, mesh_events) = mpsc::unbounded_channel();
+        let id = PeerId::from_bytes([1; 16]);
+        let services = Services::start(id, "/run".into(), joined, mesh_events, |_, _| ());
+        services.services(Some(BTreeMap::from([
+            service("s1", "n1", [10, 0, 1, 2]),
+            service("s2", "n2", [10, 0, 2, 2]),
+        ])));
+        services.tasks(BTreeMap::from([task("e1", "s1", "n1", [10, 0, 1, 3])]));
+        tell.send_replace(JoinedEndpoints::from([
+            endpoint("e1", "n1", &one.path),
+            endpoint("e2", "n2", &two.path),
+        ]));
+        one.until(|rules| rules.contains("10.0.1.3") && !rules.contains("10.0.2.2"))
+            .await;
+        two.until(|rules| rules.contains("10.0.2.2") && !rules.contains("10.0.1.2"))
+            .await;
+
+        // Another network, and a service that is gone.
+        tell.send_replace(JoinedEndpoints::from([
+            endpoint("e1", "n1", &one.path),
+            endpoint("e3", "n2", &one.path),
+        ]));
+        one.until(|rules| rules.contains("10.0.1.2") && rules.contains("10.0.2.2"))
+            .await;
+        services.services(Some([service("s2", "n2", [10, 0, 2, 2])].into()));
+        one.until(|rules| !rules.contains("10.0.1.2") && rules.contains("10.0.2.2"))
+            .await;
+        // The container that has left is nobody's business any more.
+        two.until(|rules| rules.contains("10.0.2.2")).await;
+        assert_eq!(services.status().await.problems, [""; 0]);
+        services.stop().await;
+    }
+
+    fn service(id: &str, network: &str, vip: [u8; 4]) -> (ServiceId, Service) {
+        let service = Service {
+            name: id.to_owned(),
+            vips: vec![(network.parse().unwrap(), vip.into())],
+        };
+        (ServiceId(id.to_owned()), service)
+    }
+
+    fn task(id: &str, service: &str, network: &str, address: [u8; 4]) -> (EndpointId, Backend) {
+        let backend = Backend {
+            service: ServiceId(service.to_owned()),
+            network: network.parse().unwrap(),
+            address: address.into(),
+            state: TaskState::Ready,
+        };
+        (id.parse().unwrap(), backend)
+    }
+
+    fn endpoint(id: &str, network: &str, sandbox: &Path) -> (EndpointId, Joined) {
+        let joined = Joined {
+            network: network.parse().unwrap(),
+            sandbox: sandbox.to_owned(),
+        };
+        (id.parse().unwrap(), joined)
+    }
+}
