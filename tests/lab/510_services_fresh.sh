@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Virtual addresses follow their tasks: scaling, health, rolling updates, deaths of tasks, nodes,
-# managers and the plugin, with connections being made all the time.
+# Virtual addresses follow their tasks: scaling, rolling updates and draining lose no connection; health
+# checks and deaths are noticed at once.
 . "$(dirname "$0")/lib.sh"
 . "$HERE/services.sh"
 
@@ -8,25 +8,12 @@ swarm_up 3
 network 1 web --attachable
 run 2 probe web
 run 3 third web
-vip_service site web 3 --stop-grace-period 10s --update-parallelism 1 --update-order start-first
+vip_service site web 3 --stop-grace-period 10s --update-parallelism 1 --update-order start-first \
+  --health-cmd 'socat -u OPEN:/dev/null TCP:127.0.0.1:80' --health-interval 300ms
 wait_for 60 has_ready_tasks 2 site 3
 vip=$(vip site)
 wait_for 10 has_answers 2 probe "$vip" 40 3
 
-load=$WORK/load
-load_start() { # RATE
-  on 2 nsenter -t "$(container_pid 2 probe)" -n python3 "$HERE/client.py" load "$vip" 80 "$1" >"$load" 2>&1 &
-  wait_for 5 test -s "$load"
-}
-load_stop() { # WHAT: stops, and shows how many failed
-  on 2 pkill -TERM -f 'client.py load'
-  wait_for 10 no_client
-  lost=$(grep -c failed "$load" || true)
-  echo "figure: $1: $(wc -l <"$load") connections, $lost failed"
-  grep failed "$load" | head -n 5 || true
-}
-no_client() { ! on 2 pgrep -f 'client.py load' >/dev/null; }
-answered_by() { awk -v a="$2" -v t="$3" '$1 > t && $2 == a {found = 1} END {exit !found}' "$1"; }
 # Milliseconds from an event of an engine to the rules of a container.
 until_rules() { # N CONTAINER WORD [!]
   local word=$3 begin
@@ -91,13 +78,3 @@ number=1
 dead=$(begin_death $number)
 echo "figure: death of a task to rules on two hosts: $(until_rules 2 probe "$dead" gone) ms, $(until_rules 3 third "$dead" gone) ms"
 wait_for 60 has_ready_tasks 2 site 6
-
-load_start 100
-old=$(daemon_pid 2)
-on 2 kill -9 "$old"
-renewed() { local new; new=$(daemon_pid 2) && [[ -n $new && $new != "$old" ]]; }
-wait_for 10 renewed
-sleep 6
-lab dockerd 1 restart
-wait_for 20 has_ready_tasks 2 site 6 || true
-load_stop "the client's plugin killed, then the manager's engine restarted"

@@ -39,3 +39,18 @@ has_ready_tasks() { [[ $(ready_tasks "$1" "$2") == "$3" ]]; }
 rules() { # N CONTAINER
   on "$1" nsenter -t "$(container_pid "$1" "$2")" -n nft list table ip weave
 }
+
+# Connections to $vip from host 2's container `probe`, RATE per second, until load_stop.
+load=$WORK/load
+load_start() { # RATE
+  on 2 nsenter -t "$(container_pid 2 probe)" -n python3 "$HERE/client.py" load "$vip" 80 "$1" >"$load" 2>&1 &
+  wait_for 5 test -s "$load"
+}
+load_stop() { # WHAT: stops, and shows how many failed
+  on 2 pkill -TERM -f 'client.py load'
+  wait_for 10 no_client
+  lost=$(grep -c failed "$load" || true)
+  echo "figure: $1: $(wc -l <"$load") connections, $lost failed"
+  grep failed "$load" | head -n 5 || true
+}
+no_client() { ! on 2 pgrep -f 'client.py load' >/dev/null; }
