@@ -36,6 +36,8 @@ pub struct SegmentSpec {
     /// Whether frames may travel in the clear. Without this the segment has no VXLAN device at
     /// all: nothing is sent by it and nothing is accepted.
     pub vxlan: bool,
+    /// Whether frames travel through the tunnel. Without this the segment has no TAP.
+    pub tunnel: bool,
 }
 
 /// How frames reach another host.
@@ -148,6 +150,11 @@ pub trait Datapath: Send + Sync + 'static {
         mac: Mac,
         addresses: &[IpAddr],
     ) -> impl Future<Output = Result<(), DatapathError>> + Send;
+}
+
+/// The name of the TAP of the segment with this tag.
+pub fn tap_name(tag: u32) -> String {
+    format!("vt-{tag:08x}")
 }
 
 /// The name of an endpoint's bridge port: at most 15 bytes, the kernel's limit (`IFNAMSIZ`).

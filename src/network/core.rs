@@ -810,6 +810,7 @@ impl Core {
             vni: segment.vni,
             mtu,
             vxlan: self.config.policy.allows_vxlan(),
+            tunnel: false,
         })
     }
 

@@ -23,6 +23,7 @@ fn segment(name: &str, vni: u32) -> SegmentSpec {
         vni: Vni::try_from(vni).unwrap(),
         mtu: 1450,
         vxlan: true,
+        tunnel: false,
     }
 }
 

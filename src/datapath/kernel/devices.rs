@@ -11,7 +11,7 @@ use crate::datapath::{
 };
 use crate::linux::fdb::{FdbChange, FdbEntry};
 use crate::linux::link::{Family, Link, VethSpec, VxlanSpec};
-use crate::linux::netlink::Netlink;
+use crate::linux::netlink::{Netlink, NetlinkError};
 use crate::linux::netns::NetNs;
 use crate::types::{Mac, SegmentId};
 
@@ -255,12 +255,18 @@ impl Devices {
         let used = forwarding.map(forwarding::ports_used);
         let (mut ports, mut errors) = (BTreeMap::new(), Vec::new());
         for ((port, name), link) in RemotePort::ALL.into_iter().zip(&names).zip(found) {
-            let needed = match (port, &used) {
-                (RemotePort::Vxlan(Family::Ipv4), _) => true,
-                (RemotePort::Vxlan(Family::Ipv6), Some(used)) => used.contains(&port),
-                (RemotePort::Vxlan(Family::Ipv6), None) => link.is_some(),
+            let ensured = match (port, &used) {
+                (RemotePort::Tap, _) => self.ensure_tap(name, link, spec, bridge),
+                (RemotePort::Vxlan(family), used) => {
+                    let needed = match (family, used) {
+                        (Family::Ipv4, _) => true,
+                        (Family::Ipv6, Some(used)) => used.contains(&port),
+                        (Family::Ipv6, None) => link.is_some(),
+                    };
+                    self.ensure_vxlan(family, name, link, needed && spec.vxlan, spec, bridge)
+                }
             };
-            match self.ensure_vxlan(port, name, link, needed && spec.vxlan, spec, bridge) {
+            match ensured {
                 Ok(link) => ports.extend(link.map(|index| (port, index))),
                 Err(error) => errors.push(error),
             }
@@ -270,14 +276,13 @@ impl Devices {
 
     fn ensure_vxlan(
         &mut self,
-        port: RemotePort,
+        family: Family,
         name: &str,
         found: Option<Link>,
         needed: bool,
         spec: &SegmentSpec,
         bridge: u32,
     ) -> Result<Option<u32>, DatapathError> {
-        let RemotePort::Vxlan(family) = port;
         let failed = || format!("set up VXLAN device {name}");
         let wanted = VxlanSpec {
             vni: spec.vni,
@@ -301,16 +306,52 @@ impl Devices {
                 })?
             }
         };
+        self.plug_in(name, &link, spec, bridge)
+            .map_err(step(failed))?;
+        Ok(Some(link.index))
+    }
+
+    /// The tunnel has made the TAP, when there is to be one.
+    fn ensure_tap(
+        &mut self,
+        name: &str,
+        found: Option<Link>,
+        spec: &SegmentSpec,
+        bridge: u32,
+    ) -> Result<Option<u32>, DatapathError> {
+        let failed = || format!("set up TAP {name}");
+        let Some(link) = found else {
+            return Ok(None);
+        };
+        if !spec.tunnel {
+            self.in_weave.delete_link(name).map_err(step(failed))?;
+            return Ok(None);
+        }
+        if link.mtu < u32::from(spec.mtu) {
+            let set = self.in_weave.set_mtu(&[link.index], spec.mtu);
+            set.map_err(step(failed))?;
+        }
+        self.plug_in(name, &link, spec, bridge)
+            .map_err(step(failed))?;
+        Ok(Some(link.index))
+    }
+
+    /// Makes a device a port that leads to other hosts.
+    fn plug_in(
+        &mut self,
+        name: &str,
+        link: &Link,
+        spec: &SegmentSpec,
+        bridge: u32,
+    ) -> Result<(), NetlinkError> {
         if link.master != Some(bridge) || !link.isolated {
-            let plugged = self.in_weave.plug_isolated(name, bridge);
-            plugged.map_err(step(failed))?;
+            self.in_weave.plug_isolated(name, bridge)?;
         }
         let alias = format!("weave {} vni {}", spec.id, spec.vni);
         if !link.up || link.alias != alias {
-            let switched = self.in_weave.switch_on(name, &alias);
-            switched.map_err(step(failed))?;
+            self.in_weave.switch_on(name, &alias)?;
         }
-        Ok(Some(link.index))
+        Ok(())
     }
 }
 

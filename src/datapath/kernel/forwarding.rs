@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
-use crate::datapath::{Forwarding, Via};
+use crate::datapath::{Forwarding, Via, tap_name};
 use crate::linux::fdb::{FLOOD, FdbChange, FdbEntry};
 use crate::linux::link::Family;
 use crate::types::Mac;
@@ -14,27 +14,34 @@ use crate::types::Mac;
 pub(super) enum RemotePort {
     /// The kernel's VXLAN, over IPv4 or IPv6.
     Vxlan(Family),
+    /// The TAP by which the tunnel takes frames.
+    Tap,
 }
 
 impl RemotePort {
     /// All of them.
-    pub(super) const ALL: [Self; 2] = [Self::Vxlan(Family::Ipv4), Self::Vxlan(Family::Ipv6)];
+    pub(super) const ALL: [Self; 3] = [
+        Self::Vxlan(Family::Ipv4),
+        Self::Vxlan(Family::Ipv6),
+        Self::Tap,
+    ];
 
     /// The name of the device.
     pub(super) fn name(self, tag: u32) -> String {
-        let prefix = match self {
-            Self::Vxlan(Family::Ipv4) => "vx",
-            Self::Vxlan(Family::Ipv6) => "vy",
-        };
-        format!("{prefix}-{tag:08x}")
+        match self {
+            Self::Vxlan(Family::Ipv4) => format!("vx-{tag:08x}"),
+            Self::Vxlan(Family::Ipv6) => format!("vy-{tag:08x}"),
+            Self::Tap => tap_name(tag),
+        }
     }
 
-    /// The port by which frames go this way, and the host they are then sent to.
-    fn towards(via: Via) -> Option<(Self, IpAddr)> {
+    /// The port by which frames go this way, and the host to which the kernel then sends them;
+    /// the tunnel knows itself where to.
+    fn towards(via: Via) -> (Self, Option<IpAddr>) {
         match via {
-            Via::Vxlan(host @ IpAddr::V4(_)) => Some((Self::Vxlan(Family::Ipv4), host)),
-            Via::Vxlan(host @ IpAddr::V6(_)) => Some((Self::Vxlan(Family::Ipv6), host)),
-            Via::Tunnel(_) => None,
+            Via::Vxlan(host @ IpAddr::V4(_)) => (Self::Vxlan(Family::Ipv4), Some(host)),
+            Via::Vxlan(host @ IpAddr::V6(_)) => (Self::Vxlan(Family::Ipv6), Some(host)),
+            Via::Tunnel(_) => (Self::Tap, None),
         }
     }
 }
@@ -42,9 +49,7 @@ impl RemotePort {
 /// The remote ports that this forwarding uses.
 pub(super) fn ports_used(forwarding: &Forwarding) -> BTreeSet<RemotePort> {
     let ways = forwarding.unicast.values().chain(&forwarding.flood);
-    ways.filter_map(|via| RemotePort::towards(*via))
-        .map(|(port, _)| port)
-        .collect()
+    ways.map(|via| RemotePort::towards(*via).0).collect()
 }
 
 /// The entries that make frames go where `forwarding` says, given the numbers of the remote ports
@@ -62,13 +67,14 @@ pub(super) fn entries(
         });
     }
     let mut send = |mac: Mac, via: Via| {
-        let (port, host) = RemotePort::towards(via)?;
-        let device = *remote.get(&port)?;
+        let (port, host) = RemotePort::towards(via);
+        let Some(&device) = remote.get(&port) else {
+            return;
+        };
         if mac != FLOOD {
             entries.insert(FdbEntry::Bridge { mac, port: device });
         }
-        entries.insert(FdbEntry::Vxlan { mac, device, host });
-        Some(())
+        entries.extend(host.map(|host| FdbEntry::Vxlan { mac, device, host }));
     };
     for (mac, via) in &forwarding.unicast {
         if !local.contains_key(mac) {
@@ -114,6 +120,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::types::PeerId;
 
     fn mac(number: u8) -> Mac {
         Mac::new([2, 0, 0, 0, 0, number])
@@ -121,14 +128,15 @@ mod tests {
 
     fn via(number: u8) -> Via {
         let host = [192, 0, 2, number].into();
-        match number % 4 {
+        match number % 5 {
+            4 => Via::Tunnel(PeerId::from_bytes([number; 16])),
             3 => Via::Vxlan(std::net::Ipv4Addr::to_ipv6_mapped(&host).into()),
             _ => Via::Vxlan(host.into()),
         }
     }
 
     fn remote() -> BTreeMap<RemotePort, u32> {
-        RemotePort::ALL.into_iter().zip([100, 101]).collect()
+        RemotePort::ALL.into_iter().zip([100, 101, 102]).collect()
     }
 
     fn some_entries() -> impl Strategy<Value = BTreeSet<FdbEntry>> {
@@ -161,6 +169,21 @@ mod tests {
         let expected = FdbEntry::Bridge {
             mac: mac(1),
             port: 7,
+        };
+        assert_eq!(entries, [expected].into());
+    }
+
+    #[test]
+    fn frames_for_the_tunnel_leave_by_its_port_and_by_no_vxlan() {
+        let peer = Via::Tunnel(PeerId::from_bytes([1; 16]));
+        let forwarding = Forwarding {
+            unicast: [(mac(1), peer)].into(),
+            flood: [peer].into(),
+        };
+        let entries = entries(&forwarding, &remote(), &BTreeMap::new());
+        let expected = FdbEntry::Bridge {
+            mac: mac(1),
+            port: 102,
         };
         assert_eq!(entries, [expected].into());
     }
