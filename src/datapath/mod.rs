@@ -7,6 +7,7 @@
 
 mod absent;
 mod announcement;
+mod hybrid;
 mod kernel;
 pub mod memory;
 pub mod mtu;
@@ -20,6 +21,7 @@ use std::net::IpAddr;
 use thiserror::Error;
 
 pub use absent::MaybeDatapath;
+pub use hybrid::HybridDatapath;
 pub use kernel::{KernelConfig, KernelDatapath, NAMESPACE};
 
 use crate::types::{EndpointId, Mac, PeerId, SegmentId, Vni};

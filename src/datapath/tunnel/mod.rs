@@ -311,8 +311,8 @@ impl Tunnel {
     }
 
     /// Takes part in a segment, whose bridge has this TAP as a port.
-    pub fn add_segment(&self, segment: SegmentId, vni: Vni, tap: Tap) {
-        self.command(Command::AddSegment(segment, vni, Arc::new(tap)));
+    pub fn add_segment(&self, segment: SegmentId, vni: Vni, tap: impl Into<Arc<Tap>>) {
+        self.command(Command::AddSegment(segment, vni, tap.into()));
     }
 
     /// Takes part no more. The device stays unless [`Tap::forget`] was called.
