@@ -3,12 +3,14 @@
 use std::fmt;
 
 use argon2::{Algorithm, Argon2, Params, Version};
+use hkdf::Hkdf;
 use serde::{Deserialize, Serialize};
-use zeroize::{Zeroize, ZeroizeOnDrop};
+use sha2::Sha256;
+use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
 
 use super::identity::Identity;
 use super::refusal::Refusal;
-use crate::types::Secret;
+use crate::types::{PeerId, Secret};
 
 /// Longest nickname and version text that are sent and taken, in bytes.
 const MAX_TEXT: usize = 255;
@@ -16,6 +18,29 @@ const MAX_TEXT: usize = 255;
 /// The peers of a mesh share nothing but the password before they meet, so the salt is the same
 /// everywhere: it keeps tables made for other applications from fitting.
 const PASSWORD_SALT: &[u8] = b"weave mesh password v1";
+
+/// What a key made from the stretched password for the tunnel is made with, so that it is no key of
+/// the mesh (RFC 5869, section 3.2).
+const TUNNEL_INFO: &[u8] = b"weave tunnel password v1";
+
+/// What the tunnel's handshakes need of the mesh's.
+#[derive(Clone)]
+pub struct TunnelKeys {
+    /// This peer.
+    pub peer: PeerId,
+    /// The private half of the X25519 key that its name is made from.
+    pub static_key: Zeroizing<[u8; 32]>,
+    /// A key made from the password, if there is one.
+    pub password_key: Option<Zeroizing<[u8; 32]>>,
+}
+
+impl fmt::Debug for TunnelKeys {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TunnelKeys")
+            .field("peer", &self.peer)
+            .finish_non_exhaustive()
+    }
+}
 
 /// What a peer says of itself once it knows that the other side may hear it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -81,6 +106,17 @@ impl StretchedPassword {
         Ok(Self(key))
     }
 
+    /// Another key, for the tunnel.
+    fn for_tunnel(&self) -> Zeroizing<[u8; 32]> {
+        // Random where it cannot be made: never the same as without a password.
+        let mut key = Zeroizing::new(rand::random::<[u8; 32]>());
+        let expanded = Hkdf::<Sha256>::new(None, &self.0).expand(TUNNEL_INFO, key.as_mut_slice());
+        if expanded.is_err() {
+            key = Zeroizing::new(rand::random());
+        }
+        key
+    }
+
     /// One that nobody knows: what remains when the right one cannot be stretched.
     pub(super) fn unknown() -> Self {
         Self(rand::random())
@@ -104,6 +140,16 @@ pub(super) struct Credentials {
     pub(super) details: Details,
 }
 
+impl Credentials {
+    pub(super) fn tunnel_keys(&self) -> TunnelKeys {
+        TunnelKeys {
+            peer: self.identity.id(),
+            static_key: Zeroizing::new(*self.identity.secret_key()),
+            password_key: self.password.as_ref().map(StretchedPassword::for_tunnel),
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -113,5 +159,13 @@ mod tests {
         let stretch = |text| StretchedPassword::stretch(&Secret::new(text)).unwrap();
         assert!(stretch("one") == stretch("one"));
         assert!(stretch("one") != stretch("two"));
+    }
+
+    #[test]
+    fn the_tunnels_key_depends_on_the_password_and_is_not_the_meshs() {
+        let (one, two) = (StretchedPassword([1; 32]), StretchedPassword([2; 32]));
+        assert_eq!(one.for_tunnel(), one.for_tunnel());
+        assert_ne!(one.for_tunnel(), two.for_tunnel());
+        assert_ne!(*one.for_tunnel(), one.0);
     }
 }

@@ -6,6 +6,7 @@ use bytes::Bytes;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::core::{PublishError, SendError};
+use super::credentials::TunnelKeys;
 use super::message::{MAX_KEY_ID, MAX_VALUE};
 use super::shell;
 use super::{Key, Kind, MeshEvent, MeshStatus};
@@ -68,6 +69,7 @@ pub(super) enum Command {
     Forget(PeerId),
     Subscribe(mpsc::UnboundedSender<MeshEvent>),
     Status(oneshot::Sender<MeshStatus>),
+    TunnelKeys(oneshot::Sender<TunnelKeys>),
     Stop(oneshot::Sender<()>),
 }
 
@@ -149,6 +151,14 @@ impl Mesh {
         let (reply, status) = oneshot::channel();
         self.command(Command::Status(reply));
         status.await.ok()
+    }
+
+    /// What the tunnel's handshakes need; `None` once the mesh has stopped. To be asked for again
+    /// when [`id`](Self::id) changes.
+    pub async fn tunnel_keys(&self) -> Option<TunnelKeys> {
+        let (reply, keys) = oneshot::channel();
+        self.command(Command::TunnelKeys(reply));
+        keys.await.ok()
     }
 
     /// Says goodbye to all peers, writes what is to be kept, and ends the mesh. Returns when that

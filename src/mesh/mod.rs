@@ -33,6 +33,7 @@ use serde::{Deserialize, Serialize};
 use crate::types::PeerId;
 
 pub use self::core::{PublishError, SendError};
+pub use self::credentials::TunnelKeys;
 pub use self::handle::{DEFAULT_CONN_LIMIT, DEFAULT_PORT, Mesh, MeshConfig};
 
 /// Which part of the daemon a record or message belongs to.

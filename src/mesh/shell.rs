@@ -284,6 +284,7 @@ impl Shell {
             Command::Subscribe(events) => self.subscribe(events),
             // Who asked may have gone.
             Command::Status(reply) => drop(reply.send(self.status())),
+            Command::TunnelKeys(reply) => drop(reply.send(self.credentials.tunnel_keys())),
             Command::Stop(reply) => drop(reply.send(())),
         }
     }
