@@ -189,16 +189,16 @@ pub enum Step {
     Verdict(Verdict),
 }
 
-/// A map that a rule looks into.
+/// A set or map.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Map {
     name: String,
-    /// Names a map without a name of its own within the batch that makes it.
+    /// Names one without a name of its own within the batch that makes it.
     id: u32,
 }
 
 impl Map {
-    /// The map with this name.
+    /// The one with this name.
     pub fn named(name: impl Into<String>) -> Self {
         let name = name.into();
         Self { name, id: 0 }
@@ -391,24 +391,17 @@ impl Batch {
             .zip(addresses)
             .map(|(n, address)| Element::number(n, Data::Address((*address).into())))
             .collect();
-        self.elements(
-            NEW_ELEMENTS,
-            FLAG_CREATE,
-            Family::Ipv4,
-            table,
-            name,
-            id,
-            &elements,
-        );
-        Map {
+        let map = Map {
             name: name.to_owned(),
             id,
-        }
+        };
+        self.elements(NEW_ELEMENTS, Family::Ipv4, table, &map, &elements);
+        map
     }
 
     /// Adds elements to a set or map.
     pub fn add_elements(&mut self, family: Family, table: &str, set: &str, elements: &[Element]) {
-        self.elements(NEW_ELEMENTS, FLAG_CREATE, family, table, set, 0, elements);
+        self.elements(NEW_ELEMENTS, family, table, &Map::named(set), elements);
     }
 
     /// Removes elements, which must be there, from a set or map.
@@ -419,7 +412,7 @@ impl Batch {
         set: &str,
         elements: &[Element],
     ) {
-        self.elements(DELETE_ELEMENTS, 0, family, table, set, 0, elements);
+        self.elements(DELETE_ELEMENTS, family, table, &Map::named(set), elements);
     }
 
     /// Brings the changes into force in the namespace of the calling thread.
@@ -488,13 +481,15 @@ impl Batch {
     fn elements(
         &mut self,
         message: u16,
-        flags: u16,
         family: Family,
         table: &str,
-        set: &str,
-        id: u32,
+        set: &Map,
         elements: &[Element],
     ) {
+        let flags = match message {
+            NEW_ELEMENTS => FLAG_CREATE,
+            _ => 0,
+        };
         // One attribute has 16 bits for its length: large sets take several messages.
         for part in elements.chunks(500) {
             let list = part
@@ -502,13 +497,19 @@ impl Batch {
                 .fold(Attributes::new(), |list, e| list.nested(1, &e.encode()));
             let body = Attributes::new()
                 .text(1, table)
-                .text(2, set)
+                .text(2, &set.name)
                 .nested(3, &list);
-            let body = match id {
+            let body = match set.id {
                 0 => body,
                 id => body.number(4, id),
             };
-            self.push(message, flags, family, body, format!("elements of {set}"));
+            self.push(
+                message,
+                flags,
+                family,
+                body,
+                format!("elements of {}", set.name),
+            );
         }
     }
 

@@ -80,11 +80,9 @@ impl Sandbox {
     pub(super) fn is_in_force(&self, wanted: &Balances) -> bool {
         match &self.applied {
             Some(applied) => {
-                let same_address = |((one, of_one), (two, of_two)): (
-                    (&Ipv4Addr, &Arc<BTreeSet<Ipv4Addr>>),
-                    (&Ipv4Addr, &Arc<BTreeSet<Ipv4Addr>>),
-                )| one == two && same(of_one, of_two);
-                applied.len() == wanted.len() && applied.iter().zip(wanted).all(same_address)
+                let unchanged = |vip, of_vip| applied.get(vip).is_some_and(|was| same(was, of_vip));
+                applied.len() == wanted.len()
+                    && wanted.iter().all(|(vip, of_vip)| unchanged(vip, of_vip))
             }
             None => wanted.is_empty() && !self.inherited,
         }
