@@ -6,7 +6,8 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
-use std::os::unix::fs::OpenOptionsExt;
+
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -39,8 +40,12 @@ pub struct Journal {
 }
 
 impl Journal {
-    /// Opens what is in the directory, or begins with this state.
+    /// Opens what is in the directory, which is made if need be, or begins with this state.
     pub fn open(dir: &Path, begin: impl FnOnce() -> State) -> io::Result<(Self, State)> {
+        fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(dir)?;
         let snapshot = match fs::read(dir.join("ipam.snapshot")) {
             Ok(bytes) => Some(read_snapshot(&bytes)?),
             Err(error) if error.kind() == io::ErrorKind::NotFound => None,

@@ -107,7 +107,11 @@ impl<D: Datapath, P: Fn(Key, Option<Bytes>) + Send + 'static> Actor<D, P> {
         mut mesh_events: mpsc::UnboundedReceiver<MeshEvent>,
     ) {
         match self.datapath.inventory().await {
-            Ok(inventory) => self.core.handle_inventory(&inventory),
+            Ok(inventory) => {
+                self.core.handle_inventory(&inventory);
+                self.save_definitions_or_warn().await;
+                self.save_attachments_or_warn().await;
+            }
             Err(error) => warn!(%error, "starting without knowing what is in the kernel"),
         }
         self.save_attachments_or_warn().await;
@@ -208,6 +212,7 @@ impl<D: Datapath, P: Fn(Key, Option<Bytes>) + Send + 'static> Actor<D, P> {
                 let in_host = |id: &EndpointId| if_nametoindex(host_name(id).as_str()).is_ok();
                 self.core
                     .handle_containers(&containers, in_host, Instant::now());
+                self.save_definitions_or_warn().await;
                 self.save_attachments_or_warn().await;
             }
             Command::UnderlayMtu(mtu) => self.core.handle_underlay_mtu(mtu),

@@ -228,6 +228,7 @@ impl Core {
         for id in gone {
             self.remove_endpoint(&id);
         }
+        self.drop_unused_global_networks();
         let tags: BTreeSet<_> = self.segments.keys().map(SegmentId::tag).collect();
         for tag in inventory.segments.difference(&tags) {
             self.actions.push_back(Action::Remove(*tag));
@@ -503,9 +504,13 @@ impl Core {
         for id in renamed {
             self.publish_endpoint(&id);
         }
+        if stale.is_empty() {
+            return;
+        }
         for id in stale {
             self.remove_endpoint(&id);
         }
+        self.drop_unused_global_networks();
     }
 
     /// The largest packet that the way to the other peers carries.
@@ -651,6 +656,22 @@ impl Core {
         segment.networks.insert(id);
         self.refresh_segment(&name);
         self.dirty.insert(name);
+    }
+
+    /// Swarm takes its networks away from a node with their last endpoint there. One that is left
+    /// without was taken away while nobody listened; should it be wanted after all, the engine is
+    /// asked for its definition.
+    fn drop_unused_global_networks(&mut self) {
+        let used: BTreeSet<_> = self.endpoints.values().map(|e| &e.spec.network).collect();
+        let unused: Vec<_> = self
+            .networks
+            .values()
+            .filter(|spec| spec.options.vni.is_some() && !used.contains(&spec.id))
+            .map(|spec| spec.id.clone())
+            .collect();
+        for id in unused {
+            self.handle_delete_network(&id);
+        }
     }
 
     fn add_endpoint(&mut self, endpoint: Endpoint) {
@@ -1400,6 +1421,18 @@ mod tests {
         assert!(actions.contains(&Action::Remove(1)), "{actions:?}");
         assert!(actions.contains(&Action::Unplug("vpold".to_owned())));
         assert!(host.core.status().endpoints.is_empty());
+    }
+
+    #[test]
+    fn a_swarm_network_that_was_taken_away_unheard_goes_at_the_start() {
+        let mut host = Host::new(1);
+        host.swarm_network(77);
+        host.network("n1", "10.5.0.0/16");
+        let mut again = host.restarted();
+        again.core.handle_inventory(&Inventory::default());
+        let left = again.core.status().segments;
+        assert_eq!(left.len(), 1);
+        assert!(!left[0].segment.is_swarm());
     }
 
     #[test]
