@@ -28,11 +28,9 @@ fi
 
 if ! command -v cargo >/dev/null; then
   # Debian's own cargo is older than 1.95, which this needs; from Debian 13 on it has rustup.
+  apt-cache show rustup >/dev/null 2>&1 ||
+    { echo "deps: Rust 1.95 or newer is missing, and this Debian has no rustup: install it from rust-lang.org, then repeat" >&2; exit 1; }
   echo "installing Rust with rustup"
-  if apt-cache show rustup >/dev/null 2>&1; then
-    apt-get -qq install -y --no-install-recommends rustup </dev/null
-    rustup toolchain install stable --profile minimal --component clippy --component rustfmt
-  else
-    curl --proto '=https' --tlsv1.2 -sSf https://sh.rustup.rs | sh -s -- -y --profile minimal --component clippy --component rustfmt
-  fi
+  apt-get -qq install -y --no-install-recommends rustup </dev/null
+  rustup toolchain install stable --profile minimal --component clippy --component rustfmt
 fi

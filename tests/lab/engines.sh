@@ -19,9 +19,12 @@ suite_of() {
 }
 
 fetch() {
-  local suite=$1 into=$2 apt=$CACHE/apt/$1
+  local suite=$1 into=$2 apt=$CACHE/apt/$1 mirror
+  # Where this machine gets its packages, the other releases are too.
+  mirror=${WEAVE_LAB_MIRROR:-$(apt-get indextargets --format '$(REPO_URI)' 'Created-By: Packages' | grep -m 1 '/debian/\?$' || true)}
+  [[ -n $mirror ]] || { echo "no Debian mirror among this machine's package sources: name one with WEAVE_LAB_MIRROR" >&2; return 1; }
   mkdir -p "$apt/state/lists/partial" "$apt/cache/archives/partial" "$apt/debs"
-  echo "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] ${WEAVE_LAB_MIRROR:-http://deb.debian.org/debian} $suite main" >"$apt/sources.list"
+  echo "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] $mirror $suite main" >"$apt/sources.list"
   local options=(
     -o Dir::State="$apt/state" -o Dir::State::status=/dev/null -o Dir::Cache="$apt/cache"
     -o Dir::Etc::sourcelist="$apt/sources.list" -o Dir::Etc::sourceparts=/dev/null
