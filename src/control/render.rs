@@ -703,7 +703,7 @@ SUBNET        PEER   ADDRESSES  SHARE   IN USE  REACHED
         assert_eq!(
             shown(Section::Endpoints),
             "\
-CONTAINER  NETWORK  ADDRESSES    MAC                HOST
+CONTAINER  NETWORK  ADDRESSES  MAC                HOST
 shop       web      10.1.0.2   02:77:0a:01:00:02  node1
 "
         );

@@ -216,12 +216,15 @@ mod tests {
         assert_eq!(pool.data[GATEWAY], "10.6.0.0/16");
         let any = want(&pool.pool_id, "", Value::Null);
         let granted = driver.request_address(any).await.unwrap();
-        assert_eq!(granted.address, "10.6.2.1/16");
+        let granted: ipnet::Ipv4Net = granted.address.parse().unwrap();
+        assert_eq!(granted.prefix_len(), 16);
+        let range: ipnet::Ipv4Net = "10.6.2.0/24".parse().unwrap();
+        assert!(range.contains(&granted.addr()), "{granted}");
         for _ in 0..2 {
             driver
                 .release_address(wire::ReleaseAddress {
                     pool_id: pool.pool_id.clone(),
-                    address: "10.6.2.1".to_owned(),
+                    address: granted.addr().to_string(),
                 })
                 .await
                 .unwrap();

@@ -49,9 +49,9 @@ load_stop "draining a node under load"
 assert_eq "$lost" 0 "connections lost by draining"
 d 1 node update --availability active host3 >/dev/null
 
-# A health check that fails takes a task out, and back in.
+# A task gets connections once its health check passes. Swarm would end one that is found unhealthy.
 d 1 service create -d --no-resolve-image --name sick --network web --mode global \
-  --health-cmd 'test -e /tmp/well' --health-interval 200ms --health-retries 1 --restart-condition none \
+  --health-cmd 'test -e /tmp/well' --health-interval 200ms --health-retries 600 --restart-condition none \
   lab sh -c "$server" >/dev/null
 sick_tasks() { for n in 1 2 3; do [[ -n $(task_container $n sick) ]] || return 1; done; }
 wait_for 60 sick_tasks
