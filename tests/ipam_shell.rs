@@ -9,7 +9,9 @@ use std::time::{Duration, Instant};
 use ipnet::IpNet;
 use tokio::sync::mpsc;
 use weave_net::ipam::shell::MeshCommand;
-use weave_net::ipam::{AddressRequest, AddressSpace, Config, Ipam, IpamError, PoolId, PoolRequest};
+use weave_net::ipam::{
+    AddressRequest, AddressSpace, Config, InUse, Ipam, IpamError, PoolId, PoolRequest,
+};
 use weave_net::mesh::MeshEvent;
 use weave_net::types::PeerId;
 
@@ -78,10 +80,14 @@ async fn a_local_network_with_subnet_gateway_and_aux_address() {
     let granted = ipam.request_address(gateway.clone()).await.unwrap();
     assert_eq!(granted, net("10.6.0.1/16"));
     assert_eq!(ipam.request_address(gateway).await.unwrap(), granted);
-    let aux = ipam
-        .request_address(address(&pool.id, Some("10.6.0.9")))
-        .await;
-    assert_eq!(aux.unwrap(), net("10.6.0.9/16"));
+    // Another network of the same subnet and auxiliary address may be made on another host.
+    for _ in 0..2 {
+        let aux = ipam
+            .request_address(address(&pool.id, Some("10.6.0.9")))
+            .await;
+        assert_eq!(aux.unwrap(), net("10.6.0.9/16"));
+    }
+    ipam.network_made(vec![pool.subnet]);
     let first = ipam.request_address(address(&pool.id, None)).await.unwrap();
     let second = ipam.request_address(address(&pool.id, None)).await.unwrap();
     assert_eq!((first, second), (net("10.6.4.0/16"), net("10.6.4.1/16")));
@@ -141,6 +147,7 @@ async fn a_swarm_manager_and_its_node_ask_for_the_same_addresses_and_release_the
     let mut gateway = address(&local.id, Some("0.0.0.0"));
     gateway.gateway = true;
     ipam.request_address(gateway).await.unwrap();
+    ipam.network_made(vec![local.subnet]);
     for pool in [&local.id, &local.id, &global.id] {
         let again = ipam.request_address(address(pool, Some(&chosen))).await;
         assert_eq!(again.unwrap(), task, "{pool:?}");
@@ -233,8 +240,11 @@ async fn containers_keep_their_addresses_over_a_restart_and_the_dead_lose_theirs
         alive
     );
     let new = host.ipam.allocate("new".to_owned(), None).await.unwrap();
-    let containers = ["alive".to_owned()].into();
-    host.ipam.retain(BTreeSet::new(), containers).await.unwrap();
+    let in_use = InUse {
+        containers: ["alive".to_owned()].into(),
+        ..InUse::default()
+    };
+    host.ipam.retain(in_use).await.unwrap();
     let lookup = async |name: &str| host.ipam.lookup(name.to_owned()).await.unwrap();
     assert_eq!(lookup("alive").await, [alive]);
     assert_eq!(lookup("dead").await, []);
@@ -253,6 +263,31 @@ async fn containers_keep_their_addresses_over_a_restart_and_the_dead_lose_theirs
         error.to_string().contains("container alive on this host"),
         "{error}"
     );
+}
+
+#[tokio::test]
+async fn what_runs_has_its_addresses_although_the_state_was_lost() {
+    let dir = tempfile::tempdir().unwrap();
+    let host = start(dir.path(), config());
+    let subnet = net("10.6.0.0/16");
+    let request = pool(AddressSpace::Local, Some("10.6.0.0/16"), None);
+    let pool = host.ipam.request_pool(request).await.unwrap();
+    host.ipam.network_made(vec![subnet]);
+    let stopped = ip("10.6.0.2");
+    host.ipam
+        .release_address(pool.id.clone(), stopped)
+        .await
+        .unwrap();
+    let in_use = InUse {
+        local: [(subnet, ip("10.6.0.1")), (subnet, stopped)].into(),
+        ..InUse::default()
+    };
+    host.ipam.retain(in_use).await.unwrap();
+    let next = host.ipam.request_address(address(&pool.id, None)).await;
+    assert_eq!(next.unwrap(), net("10.6.0.2/16"), "not what runs");
+    let taken = address(&pool.id, Some("10.6.0.1"));
+    let error = host.ipam.request_address(taken).await.unwrap_err();
+    assert!(matches!(error, IpamError::InUse { .. }), "{error}");
 }
 
 #[tokio::test]

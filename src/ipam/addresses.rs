@@ -8,13 +8,15 @@ use ipnet::IpNet;
 use rand::RngExt;
 
 use super::allocator::Core;
-use super::pools::{Carving, Handle, NAME_OPTION, subnet_v6};
+use super::joining::ballots;
+use super::pools::{Carving, DEFAULT_NETWORK, Handle, NAME_OPTION, subnet_v6};
 use super::range::{Range, address, number};
 use super::space::Holder;
 use super::state::{Entry, Place};
 use super::waiting::{Answer, Wish, answer};
 use super::{
-    AddressRequest, AddressSpace, IpamError, Pool, PoolId, PoolRequest, Request, Response,
+    AddressRequest, AddressSpace, InUse, Init, IpamError, Pool, PoolId, PoolRequest, Request,
+    Response,
 };
 use crate::types::PeerId;
 
@@ -22,8 +24,8 @@ use crate::types::PeerId;
 /// the pool collides with a network of the host, and it would ask for ever.
 const COLLIDES: Duration = Duration::from_secs(2);
 
-/// The network that every host has.
-const DEFAULT_NETWORK: &str = "weave";
+/// For how long after its pool a network may be in the making, should another driver make it.
+const MAKING: Duration = Duration::from_secs(2);
 
 /// Names that belong to this daemon itself rather than to a container.
 const OWN_NAMES: &str = "weave:";
@@ -43,10 +45,18 @@ impl Core {
             } => return self.claim(id, container, address, running),
             Request::Lookup { container } => Ok(Response::Addresses(self.lookup(&container))),
             Request::Release { container, address } => self.release(&container, address),
-            Request::Retain {
-                addresses,
-                containers,
-            } => self.retain(&addresses, &containers),
+            Request::NetworkMade(subnets) => {
+                subnets.iter().for_each(|subnet| {
+                    self.being_made.remove(&subnet.trunc());
+                });
+                Ok(Response::Done)
+            }
+            Request::Retain(in_use) => self.retain(&in_use),
+            Request::Init(init) => self.init(init),
+            Request::Identity(me) => {
+                self.become_another(me);
+                Ok(Response::Done)
+            }
             Request::RemovePeer(peer) => return self.remove_peer(id, peer),
             Request::Reset => return self.reset(id),
             Request::Prime => return self.wish(id, Wish::Ready),
@@ -64,9 +74,12 @@ impl Core {
             None => self.chosen_subnet(request)?,
         };
         let handle = Handle::new(request.space, subnet, request.range)?;
-        if request.space == AddressSpace::Global && !self.state.swarm_pools.contains(&subnet) {
-            self.persist(Entry::SwarmPool(subnet, true));
-            self.dirty = true;
+        // The swarm's managers reserve what is auxiliary in their networks themselves.
+        if request.space == AddressSpace::Local && !self.is_of_swarm(subnet.network()) {
+            self.being_made.insert(subnet, self.now);
+        }
+        if request.space == AddressSpace::Global {
+            self.note_swarm_pool(subnet);
         }
         // An address that no interface can have: so it uses none up, and lies in the subnet as
         // newer Engines demand.
@@ -76,6 +89,13 @@ impl Core {
             subnet,
             gateway,
         })
+    }
+
+    fn note_swarm_pool(&mut self, subnet: IpNet) {
+        if !self.state.swarm_pools.contains(&subnet) {
+            self.persist(Entry::SwarmPool(subnet, true));
+            self.dirty = true;
+        }
     }
 
     fn given_subnet(&self, subnet: IpNet) -> Result<IpNet, IpamError> {
@@ -204,8 +224,16 @@ impl Core {
         let (subnet, prefix) = (handle.subnet, handle.subnet.prefix_len());
         let universe = self.state.universe(&subnet);
         let holder = Holder::Docker(handle.space);
+        if handle.space == AddressSpace::Global {
+            // Asked for the pool again only when it starts, the manager may have one not known here.
+            self.note_swarm_pool(subnet);
+        }
+        let made = self.being_made.get(&subnet);
+        let auxiliary = handle.space == AddressSpace::Local
+            && request.address.is_some()
+            && made.is_some_and(|at| self.now < *at + MAKING);
         match request.address {
-            _ if request.gateway => {
+            _ if request.gateway || auxiliary => {
                 let answer = self.request_gateway(&handle, request.address);
                 self.reply(id, answer);
             }
@@ -234,7 +262,8 @@ impl Core {
         }
     }
 
-    /// Gateways are the same on all hosts and belong to none; no container gets one.
+    /// Gateways and auxiliary addresses are the same on all hosts and belong to none; no container
+    /// gets one.
     fn request_gateway(&mut self, handle: &Handle, address: Option<IpAddr>) -> Answer {
         let subnet = handle.subnet;
         let pretended = address.is_none_or(|a| a.is_unspecified() || a == subnet.network());
@@ -242,10 +271,15 @@ impl Core {
         if !pretended {
             if !subnet.contains(&address) {
                 return Err(IpamError::Invalid(format!(
-                    "gateway {address} does not lie in the subnet {subnet}"
+                    "address {address} does not lie in the subnet {subnet}"
                 )));
             }
             let place = self.state.place(&subnet, address);
+            let mut holders = self.state.holders(&place).iter();
+            if let Some(holder) = holders.find(|holder| **holder != Holder::Gateway) {
+                let holder = format!("{holder} on this host");
+                return Err(IpamError::InUse { address, holder });
+            }
             if !self.state.gateways.contains(&(place, handle.space)) {
                 self.persist(Entry::Gateway(place, handle.space, true));
                 self.dirty = true;
@@ -259,6 +293,9 @@ impl Core {
             return Ok(Response::Done);
         };
         let place = self.state.place(&handle.subnet, address);
+        if let Some(released) = &mut self.released {
+            released.insert(place);
+        }
         if self.state.gateways.contains(&(place, handle.space)) {
             self.persist(Entry::Gateway(place, handle.space, false));
             self.dirty = true;
@@ -364,15 +401,26 @@ impl Core {
         Ok(Response::Done)
     }
 
-    /// Frees what was in use before the daemon started and is not any more.
-    fn retain(&mut self, addresses: &BTreeSet<IpAddr>, containers: &BTreeSet<String>) -> Answer {
+    /// Frees what was in use before the daemon started and is not any more, and holds what is in
+    /// use and was not known.
+    fn retain(&mut self, in_use: &InUse) -> Answer {
+        let state = &self.state;
+        let places = |pairs: &BTreeSet<(IpNet, IpAddr)>| -> BTreeSet<Place> {
+            let pairs = pairs.iter();
+            pairs
+                .map(|(net, address)| state.place(net, *address))
+                .collect()
+        };
+        let (local, global) = (places(&in_use.local), places(&in_use.global));
+        let services = places(&in_use.services);
         for place in std::mem::take(&mut self.before_start) {
-            let alive = addresses.contains(&address(&place.0, place.1));
             for holder in self.state.holders(&place).to_vec() {
                 let gone = match &holder {
-                    Holder::Docker(AddressSpace::Local) => !alive,
+                    Holder::Docker(AddressSpace::Local) => {
+                        !local.contains(&place) && !global.contains(&place)
+                    }
                     Holder::Container(name, _) => {
-                        !containers.contains(name) && !name.starts_with(OWN_NAMES)
+                        !in_use.containers.contains(name) && !name.starts_with(OWN_NAMES)
                     }
                     Holder::Docker(AddressSpace::Global) | Holder::Gateway => false,
                 };
@@ -381,11 +429,52 @@ impl Core {
                 }
             }
         }
-        let gone: Vec<Place> = self.state.borrowed.iter().copied().collect();
+        let released = self.released.take().unwrap_or_default();
+        let gone: Vec<Place> = self.state.borrowed.difference(&global).copied().collect();
         for place in gone {
-            if !addresses.contains(&address(&place.0, place.1)) {
-                self.persist(Entry::Return(place));
+            self.persist(Entry::Return(place));
+        }
+        for place in global.difference(&released) {
+            if self.state.holders(place).is_empty() && !self.state.borrowed.contains(place) {
+                self.persist(Entry::Borrow(*place));
             }
+        }
+        for (net, address, space) in &in_use.reserved {
+            let reserved = (self.state.place(net, *address), *space);
+            if !released.contains(&reserved.0) && !self.state.gateways.contains(&reserved) {
+                self.persist(Entry::Gateway(reserved.0, reserved.1, true));
+                self.dirty = true;
+            }
+        }
+        for (found, space) in [
+            (local, AddressSpace::Local),
+            (services, AddressSpace::Global),
+        ] {
+            for place in found.difference(&released) {
+                if self.state.holders(place).is_empty() {
+                    self.persist(Entry::Hold(*place, Holder::Docker(space)));
+                    self.dirty = true;
+                }
+            }
+        }
+        self.keep_pools(&in_use.pools);
+        Ok(Response::Done)
+    }
+
+    /// Networks without a name have these of the subnets carved for them.
+    fn keep_pools(&mut self, pools: &BTreeSet<IpNet>) {
+        let carving = Carving::of(self.state.range);
+        let taken = self.subnets_taken();
+        for pool in pools.difference(&taken).filter(|pool| carving.has(pool)) {
+            self.persist(Entry::Fresh(*pool, self.state.fresh_cursor));
+        }
+    }
+
+    fn init(&mut self, init: Init) -> Answer {
+        if self.config.init != init {
+            self.config.init = init;
+            self.birth.own = ballots(&self.config, &self.state);
+            self.dirty = true;
         }
         Ok(Response::Done)
     }

@@ -7,29 +7,22 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use rand::RngExt;
+use ipnet::IpNet;
 use rand_chacha::ChaCha8Rng;
 
 use super::birth::{Ballots, Birth};
 use super::donation::{Ask, Need};
+use super::joining::ballots;
 use super::removal::Attempt;
 use super::ring::{Life, Lineage, Part, View};
-use super::state::{Born, Entry, Place, State};
+use super::state::{Entry, Place, State};
 use super::waiting::Pending;
 use super::wire::{self, Assembly, Message};
-use super::{Config, Init, IpamError, Request, Response};
+use super::{Config, IpamError, Request, Response};
 use crate::types::PeerId;
 
 /// How often there is a look at what may have become due.
 const TICK: Duration = Duration::from_secs(1);
-
-/// How long a peer named as a founder listens for a former life of its own before it takes its
-/// slot: the others may know what was given away of it.
-const SEED_GRACE: Duration = Duration::from_secs(2);
-
-/// The pause before a peer proposes how the ring is to be born, so that the others can turn up;
-/// and the longest further delay, chosen at random, that keeps proposers apart.
-const PROPOSE: (Duration, Duration) = (Duration::from_millis(500), Duration::from_millis(1500));
 
 /// What the shell is to do.
 #[derive(Debug, Clone, PartialEq)]
@@ -76,7 +69,13 @@ pub struct Core {
     pub(super) asks: BTreeMap<Need, Ask>,
     pub(super) next_ask: u64,
     pub(super) named_at: BTreeMap<(String, bool), Instant>,
+    /// Pools of networks that Docker is about to make on this host alone, since when.
+    pub(super) being_made: BTreeMap<IpNet, Instant>,
+    /// Gateways and auxiliary addresses of networks on other hosts.
+    pub(super) reserved_elsewhere: BTreeSet<Place>,
     pub(super) before_start: BTreeSet<Place>,
+    /// What Docker released while it is not known yet what is in use.
+    pub(super) released: Option<BTreeSet<Place>>,
     pub(super) conflicts: BTreeMap<String, String>,
     pub(super) store_error: Option<String>,
     majority_seen: Option<Duration>,
@@ -84,14 +83,14 @@ pub struct Core {
     clock: Duration,
     pub(super) rng: ChaCha8Rng,
     pub(super) now: Instant,
-    started: Instant,
+    pub(super) started: Instant,
     actions: VecDeque<Action>,
-    changed: BTreeSet<PeerId>,
+    pub(super) changed: BTreeSet<PeerId>,
     pub(super) dirty: bool,
     published: Option<Part>,
     published_pieces: u16,
     published_votes: Option<Ballots>,
-    propose_at: Option<Instant>,
+    pub(super) propose_at: Option<Instant>,
     tick_at: Instant,
 }
 
@@ -106,6 +105,10 @@ impl Core {
     ) -> Self {
         let mut conflicts = BTreeMap::new();
         let mut fresh_start = None;
+        if state.owner.is_some_and(|owner| owner != config.me) {
+            state = state.of_another(config.me);
+            fresh_start = Some(state.clone());
+        }
         if state.range != config.range.trunc() {
             if state.active() == 0 {
                 let next = State::new(config.range, state.incarnation + 1);
@@ -115,8 +118,8 @@ impl Core {
                     "range".to_owned(),
                     format!(
                         "IPALLOC_RANGE was changed from {} to {} while {} addresses are in use: \
-                         the old range is kept; remove the containers, or run `weave reset`, and \
-                         start again",
+                         the old range is kept; remove the containers, or run `weave reset`, \
+                         and restart the daemon",
                         state.range,
                         config.range,
                         state.active()
@@ -147,7 +150,10 @@ impl Core {
             asks: BTreeMap::new(),
             next_ask: 0,
             named_at: BTreeMap::new(),
+            being_made: BTreeMap::new(),
+            reserved_elsewhere: BTreeSet::new(),
             before_start,
+            released: Some(BTreeSet::new()),
             conflicts,
             store_error: None,
             majority_seen,
@@ -170,6 +176,9 @@ impl Core {
         if fresh_start.is_some() {
             let state = Box::new(core.state.clone());
             core.persist(Entry::Anew(state));
+        }
+        if core.state.owner.is_none() {
+            core.persist(Entry::Owner(core.config.me));
         }
         core.persist(Entry::Started);
         if core.state.removed.contains(&core.life()) {
@@ -279,12 +288,13 @@ impl Core {
                 universe,
                 range,
                 space,
+                taken,
             } => {
                 let life = Life {
                     peer: from,
                     incarnation,
                 };
-                self.handle_ask(life, id, lineage, (universe, range, space));
+                self.handle_ask(life, id, lineage, (universe, range, space), taken);
             }
             Message::Gifts {
                 incarnation,
@@ -386,6 +396,30 @@ impl Core {
             .extend(self.view.latest().map(|(peer, _)| peer));
     }
 
+    /// The mesh has given this peer another identity: another machine has the former one, and all
+    /// that was owned with it.
+    pub(super) fn become_another(&mut self, me: PeerId) {
+        if me == self.config.me {
+            return;
+        }
+        self.config.me = me;
+        let state = Box::new(self.state.of_another(me));
+        self.persist(Entry::Anew(state));
+        self.birth = Birth::new(me, ballots(&self.config, &self.state));
+        self.view = View::default();
+        self.assemblies.clear();
+        self.asks.clear();
+        self.attempt = None;
+        self.vouchers.clear();
+        self.majority_seen = Some(self.clock());
+        self.conflicts.clear();
+        self.published = None;
+        self.published_pieces = 0;
+        self.published_votes = None;
+        self.propose_at = None;
+        self.dirty = true;
+    }
+
     /// This peer's life.
     pub fn life(&self) -> Life {
         Life {
@@ -458,7 +492,12 @@ impl Core {
             self.dirty = false;
             self.settle_birth();
             self.see_majority();
-            for peer in std::mem::take(&mut self.changed) {
+            let changed = std::mem::take(&mut self.changed);
+            if !changed.is_empty() {
+                let parts = self.members().flat_map(|(_, part)| &part.gateways);
+                self.reserved_elsewhere = parts.copied().collect();
+            }
+            for peer in changed {
                 self.follow_part(peer);
             }
             self.settle_removals();
@@ -499,7 +538,7 @@ impl Core {
     }
 
     /// Not to be fenced, for now; noted on the disk now and then, because a restart counts as well.
-    fn note_contact(&mut self) {
+    pub(super) fn note_contact(&mut self) {
         let clock = self.clock();
         self.majority_seen = Some(clock);
         let (noted, after) = (self.state.contact, self.config.takeover_after);
@@ -507,154 +546,6 @@ impl Core {
         if noted.is_none_or(|noted| noted > clock || noted + often <= clock) {
             self.persist(Entry::Contact(clock));
         }
-    }
-
-    fn settle_birth(&mut self) {
-        if let Some(born) = &self.state.born {
-            self.propose_at = None;
-            if !born.settled {
-                self.find_slot();
-            }
-            return;
-        }
-        self.birth.own.wanted = !self.pending.is_empty();
-        if let Some((lineage, total)) = self.heard_of() {
-            return self.join(lineage, total);
-        }
-        match self.config.init.clone() {
-            Init::Seed(names) => self.settle_seed(&names),
-            Init::Observer => {}
-            Init::Consensus { .. } => self.settle_votes(),
-        }
-        if let Some(founders) = self.birth.decided() {
-            let lineage = Lineage::of(&self.state.range, &names_of(&founders));
-            self.join(lineage, founders.len() as u16);
-        }
-    }
-
-    fn settle_votes(&mut self) {
-        if let Some(next) = self.birth.respond() {
-            self.vote(next);
-            self.propose_at = None;
-        }
-        if self.birth.decided().is_some() {
-            return;
-        }
-        match self.propose_at {
-            Some(at) if at <= self.now => {
-                self.propose_at = None;
-                if let Some(next) = self.birth.propose() {
-                    self.vote(next);
-                    while let Some(next) = self.birth.respond() {
-                        self.vote(next);
-                    }
-                }
-                self.plan_proposal();
-            }
-            Some(_) => {}
-            None => {
-                self.plan_proposal();
-                self.dirty |= self.propose_at.is_some_and(|at| at <= self.now);
-            }
-        }
-    }
-
-    fn plan_proposal(&mut self) {
-        let alone = self.birth.own.expected == 1 && self.birth.electors().len() == 1;
-        if alone {
-            // Nobody else is expected, but somebody may turn up before anything is asked for.
-            self.propose_at = self.birth.wanted().then_some(self.now);
-        } else if self.birth.electors().len() >= self.birth.quorum() {
-            let extra = self.rng.random_range(Duration::ZERO..PROPOSE.1);
-            self.propose_at = Some(self.now + PROPOSE.0 + extra);
-        }
-    }
-
-    fn vote(&mut self, next: Ballots) {
-        self.persist(Entry::Vote(next.promised, next.accepted.clone()));
-        self.birth.own = next;
-        self.dirty = true;
-    }
-
-    fn settle_seed(&mut self, names: &[String]) {
-        if self.now < self.started + SEED_GRACE {
-            return;
-        }
-        let lineage = Lineage::of(&self.state.range, names);
-        let mine =
-            |name: &String| *name == self.config.nickname || *name == self.config.me.to_string();
-        let slot = names.iter().position(mine).map(|slot| slot as u16);
-        let taken = self
-            .view
-            .iter()
-            .any(|(_, part)| slot.is_some_and(|slot| part.slots.contains(&slot)));
-        self.note_contact();
-        self.persist(Entry::Born(Born {
-            lineage,
-            total: names.len() as u16,
-            slots: slot.filter(|_| !taken).into_iter().collect(),
-            settled: true,
-        }));
-        self.dirty = true;
-    }
-
-    /// The ring that others are in already.
-    fn heard_of(&self) -> Option<(Lineage, u16)> {
-        let fits = |part: &&Part| part.range == self.state.range && part.slots_total > 0;
-        let part = self.view.latest().map(|(_, part)| part).find(fits)?;
-        match &self.config.init {
-            // Its own ring was named; what others have is another one.
-            Init::Seed(names) if part.lineage != Lineage::of(&self.state.range, names) => None,
-            Init::Seed(_) if self.now < self.started + SEED_GRACE => None,
-            Init::Seed(names)
-                if names.iter().any(|name| {
-                    *name == self.config.nickname || *name == self.config.me.to_string()
-                }) =>
-            {
-                None
-            }
-            _ => Some((part.lineage, part.slots_total)),
-        }
-    }
-
-    fn join(&mut self, lineage: Lineage, total: u16) {
-        self.note_contact();
-        self.persist(Entry::Born(Born {
-            lineage,
-            total,
-            slots: BTreeSet::new(),
-            settled: matches!(self.config.init, Init::Seed(_) | Init::Observer),
-        }));
-        self.find_slot();
-        self.changed
-            .extend(self.view.latest().map(|(peer, _)| peer));
-        self.dirty = true;
-    }
-
-    /// Looks for this peer among the ring's founders, who may become known after the ring.
-    fn find_slot(&mut self) {
-        let Some(born) = self.state.born.clone() else {
-            return;
-        };
-        let (range, life) = (self.state.range, self.life());
-        let founders = self
-            .birth
-            .founders_where(|founders| Lineage::of(&range, &names_of(founders)) == born.lineage);
-        let Some(founders) = founders else {
-            return;
-        };
-        let slot = founders.iter().position(|founder| *founder == life);
-        let slots = born
-            .slots
-            .iter()
-            .copied()
-            .chain(slot.map(|slot| slot as u16));
-        self.persist(Entry::Born(Born {
-            slots: slots.collect(),
-            settled: true,
-            ..born
-        }));
-        self.dirty = true;
     }
 
     fn follow_part(&mut self, peer: PeerId) {
@@ -776,48 +667,10 @@ impl Core {
         self.published_pieces = count;
         self.published = Some(part);
     }
-
-    /// The founders' names are needed until every one of them has taken its slot.
-    fn votes_to_publish(&self) -> Ballots {
-        let mut votes = self.birth.own.clone();
-        let Some(born) = &self.state.born else {
-            return votes;
-        };
-        votes.wanted = false;
-        let mut slots = born.slots.clone();
-        for (_, part) in self.members() {
-            slots.extend(&part.slots);
-        }
-        if slots.len() == usize::from(born.total) {
-            votes.accepted = None;
-        }
-        votes
-    }
 }
 
 /// A peer that was cut off hands out nothing after three quarters of the time after which the
 /// others may take over: the rest is for clocks that run at different speeds and for the takeover.
 fn fence(after: Duration) -> Duration {
     after / 4 * 3
-}
-
-fn names_of(founders: &[Life]) -> Vec<String> {
-    let name = |life: &Life| format!("{}/{}", life.peer, life.incarnation);
-    founders.iter().map(name).collect()
-}
-
-fn ballots(config: &Config, state: &State) -> Ballots {
-    let expected = match config.init {
-        Init::Consensus { expected } => Some(expected),
-        Init::Seed(_) | Init::Observer => None,
-    };
-    Ballots {
-        incarnation: state.incarnation,
-        range: state.range,
-        elector: expected.is_some(),
-        expected: expected.unwrap_or(1).max(1),
-        wanted: false,
-        promised: state.promised,
-        accepted: state.accepted.clone(),
-    }
 }

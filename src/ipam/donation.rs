@@ -38,13 +38,24 @@ pub(super) type Need = (IpNet, Range, AddressSpace);
 #[derive(Debug, Default)]
 pub(super) struct Ask {
     id: u64,
-    asked: Option<(PeerId, Instant)>,
+    pub(super) asked: Option<(PeerId, Instant)>,
+    /// What became of the last question to each peer.
     pub(super) outcomes: BTreeMap<PeerId, String>,
+    /// Who need not be asked again in this round.
+    tried: BTreeSet<PeerId>,
     again: Option<Instant>,
     /// The address asked for is in use: by whom.
     pub(super) in_use: Option<String>,
     /// The address asked for is a swarm service's.
     pub(super) swarm_owned: bool,
+}
+
+impl Ask {
+    fn note(&mut self, peer: PeerId, outcome: String) {
+        self.asked = None;
+        self.tried.insert(peer);
+        self.outcomes.insert(peer, outcome);
+    }
 }
 
 impl Core {
@@ -68,20 +79,16 @@ impl Core {
                 self.asks.insert(need, ask);
                 return;
             }
-            let outcome = "did not answer".to_owned();
-            ask.outcomes.insert(peer, outcome);
-            ask.asked = None;
+            ask.note(peer, "did not answer".to_owned());
         }
         if ask.again.is_some_and(|at| at <= self.now) {
             ask.again = None;
-            ask.outcomes.clear();
+            ask.tried.clear();
         }
         let (universe, range, space) = need;
         let owners = self.view.owners(lineage, &universe, range);
         let next = owners.into_iter().map(|(peer, _)| peer).find(|peer| {
-            *peer != self.config.me
-                && self.reachable.contains(peer)
-                && !ask.outcomes.contains_key(peer)
+            *peer != self.config.me && self.reachable.contains(peer) && !ask.tried.contains(peer)
         });
         if let Some(peer) = next {
             self.next_ask += 1;
@@ -94,6 +101,7 @@ impl Core {
                 universe,
                 range,
                 space,
+                taken: self.state.taken.get(&peer).copied(),
             };
             self.send(peer, &message);
         } else if ask.again.is_none() {
@@ -110,7 +118,6 @@ impl Core {
         if ask.asked.is_none_or(|(peer, _)| peer != from) {
             return;
         }
-        ask.asked = None;
         let outcome = match reason {
             Refusal::Nothing => "has nothing left".to_owned(),
             Refusal::InUse(holder) => {
@@ -124,17 +131,30 @@ impl Core {
             Refusal::OtherRing => "is in another ring".to_owned(),
             Refusal::NotNow(why) => why,
         };
-        ask.outcomes.insert(from, outcome);
+        ask.note(from, outcome);
     }
 
-    pub(super) fn handle_ask(&mut self, asker: Life, id: u64, lineage: Lineage, need: Need) {
-        match self.give(asker, lineage, need) {
+    pub(super) fn handle_ask(
+        &mut self,
+        asker: Life,
+        id: u64,
+        lineage: Lineage,
+        need: Need,
+        taken: Option<u64>,
+    ) {
+        match self.give(asker, lineage, need, taken) {
             Ok(()) => self.send_gifts(asker),
             Err(reason) => self.send(asker.peer, &Message::Refusal { id, reason }),
         }
     }
 
-    fn give(&mut self, asker: Life, lineage: Lineage, need: Need) -> Result<(), Refusal> {
+    fn give(
+        &mut self,
+        asker: Life,
+        lineage: Lineage,
+        need: Need,
+        taken: Option<u64>,
+    ) -> Result<(), Refusal> {
         let (universe, range, space) = need;
         if self.lineage() != Some(lineage) {
             return Err(Refusal::OtherRing);
@@ -146,11 +166,13 @@ impl Core {
         if underway.clone().count() >= MAX_UNDERWAY {
             return Err(Refusal::NotNow("has sent much already".to_owned()));
         }
-        // A repeated question is answered by what was given to the first.
-        if underway
-            .clone()
-            .any(|gift| gift.universe == universe && gift.range.intersection(range).is_some())
-        {
+        // A repeated question is answered by what was given to the first; what the asker has taken
+        // since was not enough, though its part may not say yet that it has it.
+        let on_its_way = |gift: &Gift| taken.is_none_or(|taken| gift.number > taken);
+        if underway.clone().any(|gift| {
+            let helps = gift.universe == universe && gift.range.intersection(range).is_some();
+            helps && on_its_way(gift)
+        }) {
             return Ok(());
         }
         self.may_give(asker)?;

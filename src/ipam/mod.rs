@@ -45,6 +45,7 @@ mod addresses;
 pub mod allocator;
 pub mod birth;
 mod donation;
+mod joining;
 pub mod journal;
 pub mod pools;
 pub mod range;
@@ -55,6 +56,8 @@ pub mod space;
 pub mod state;
 mod status;
 pub mod table;
+#[cfg(test)]
+mod tests;
 mod waiting;
 pub mod wire;
 
@@ -228,12 +231,13 @@ pub enum Request {
         address: Option<IpAddr>,
     },
     /// Of what was in use before the daemon started, only this is still in use.
-    Retain {
-        /// Addresses of containers, on networks that Docker defines.
-        addresses: BTreeSet<IpAddr>,
-        /// Containers that asked by name.
-        containers: BTreeSet<String>,
-    },
+    Retain(InUse),
+    /// Docker has made a network of these subnets: what it asks for from now on is for containers.
+    NetworkMade(Vec<IpNet>),
+    /// The ring comes into being otherwise than was thought: the swarm's managers are known.
+    Init(Init),
+    /// This peer's name in the mesh; another than before where its machine is a clone.
+    Identity(PeerId),
     /// A peer is gone for good: take its space over.
     RemovePeer(PeerId),
     /// This peer leaves: give all space to another.
@@ -242,6 +246,25 @@ pub enum Request {
     Prime,
     /// What is going on?
     Status,
+}
+
+/// What the Engine says is in use.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct InUse {
+    /// Addresses of this host's networks that get theirs from this allocator, with the networks'
+    /// subnets.
+    pub local: BTreeSet<(IpNet, IpAddr)>,
+    /// The same, of the swarm's networks.
+    pub global: BTreeSet<(IpNet, IpAddr)>,
+    /// Addresses of these networks that no container gets: gateways and auxiliary ones. Those of
+    /// the swarm's networks are told where this host's engine leads the swarm.
+    pub reserved: BTreeSet<(IpNet, IpAddr, AddressSpace)>,
+    /// The virtual addresses of services, where this host's engine leads the swarm.
+    pub services: BTreeSet<(IpNet, IpAddr)>,
+    /// The subnets of all these networks.
+    pub pools: BTreeSet<IpNet>,
+    /// The running containers' identifiers.
+    pub containers: BTreeSet<String>,
 }
 
 impl Request {
@@ -352,18 +375,30 @@ impl Ipam {
         self.ask(request).await.map(drop)
     }
 
-    /// Frees what was in use before the daemon started, and is neither among these addresses nor
-    /// held by these containers.
-    pub async fn retain(
-        &self,
-        addresses: BTreeSet<IpAddr>,
-        containers: BTreeSet<String>,
-    ) -> Result<(), IpamError> {
-        let request = Request::Retain {
-            addresses,
-            containers,
-        };
-        self.ask(request).await.map(drop)
+    /// Frees what was in use before the daemon started and is not any more. What is in use and was
+    /// not known, because the state was lost, is asked for until it is this host's.
+    pub async fn retain(&self, in_use: InUse) -> Result<(), IpamError> {
+        self.ask(Request::Retain(in_use)).await.map(drop)
+    }
+
+    /// Takes note that Docker has made a network of these subnets: until then it asks for the
+    /// network's auxiliary addresses, in the same words as for containers' addresses after that.
+    pub fn network_made(&self, subnets: Vec<IpNet>) {
+        let (reply, _) = oneshot::channel();
+        let request = Request::NetworkMade(subnets);
+        // When the queue is full, time does the same.
+        let _ = self.commands.try_send(Command { request, reply });
+    }
+
+    /// From now on the ring comes into being like this, unless it was born already.
+    pub async fn init(&self, init: Init) -> Result<(), IpamError> {
+        self.ask(Request::Init(init)).await.map(drop)
+    }
+
+    /// Takes note of this peer's name in the mesh. With another than before it owns nothing, and asks
+    /// for the addresses that its containers have.
+    pub async fn identity(&self, me: PeerId) -> Result<(), IpamError> {
+        self.ask(Request::Identity(me)).await.map(drop)
     }
 
     /// Takes over the space of a peer that is gone for good.
@@ -376,7 +411,7 @@ impl Ipam {
         self.ask(Request::Reset).await.map(drop)
     }
 
-    /// Waits until there is a ring, for at most ten seconds; says what is missing otherwise.
+    /// Waits until there is a ring, for at most eight seconds; says what is missing otherwise.
     pub async fn prime(&self) -> Result<(), IpamError> {
         self.ask(Request::Prime).await.map(drop)
     }

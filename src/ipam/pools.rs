@@ -11,6 +11,9 @@ use super::{AddressSpace, IpamError, PoolId};
 /// The option that names a network.
 pub const NAME_OPTION: &str = "works.weave.network";
 
+/// The network whose subnet the settings give.
+pub const DEFAULT_NETWORK: &str = "weave";
+
 /// By how many bits a subnet for one network is longer than the main range: 256 networks of 4,096
 /// addresses in the default 10.32.0.0/12.
 const CARVE_BITS: u8 = 8;
@@ -132,6 +135,11 @@ impl Carving {
         }
     }
 
+    /// Whether this is one of them.
+    pub fn has(&self, subnet: &IpNet) -> bool {
+        self.range.contains(subnet) && subnet.prefix_len() == self.prefix
+    }
+
     /// Where the search for the subnet of a named network begins: the same on all hosts.
     pub fn start(&self, name: &str) -> u32 {
         let digest = Sha256::digest(name.as_bytes());
@@ -189,10 +197,10 @@ mod tests {
 
         #[test]
         fn what_is_carved_lies_in_the_range_and_apart(prefix in 0u8..=32, a: u32, b: u32, address: u32) {
-            let range = Ipv4Net::new(address.into(), prefix).unwrap().trunc().into();
+            let range: IpNet = Ipv4Net::new(address.into(), prefix).unwrap().trunc().into();
             let carving = Carving::of(range);
             let (one, two) = (carving.get(a), carving.get(b));
-            prop_assert!(range.contains(&one));
+            prop_assert!(carving.has(&one));
             prop_assert_eq!(one == two, one.contains(&two.network()));
         }
     }

@@ -116,6 +116,9 @@ pub struct Part {
     pub held: Box<[Held]>,
     /// Gateways of its networks.
     pub gateways: Box<[(IpNet, u128)]>,
+    /// Addresses of swarm's tasks on its host that it does not own, in ascending order. May lag
+    /// behind.
+    pub borrowed: Box<[(IpNet, u128)]>,
     /// Subnets of swarm's networks.
     pub swarm_pools: BTreeSet<IpNet>,
     /// The subnets of networks that go by a name.
@@ -294,6 +297,7 @@ pub(super) mod tests {
                     removed: BTreeSet::new(),
                     held: [].into(),
                     gateways: [(universe, base)].into(),
+                    borrowed: [(universe, base + 7)].into(),
                     swarm_pools: [universe].into(),
                     names: Table::from_iter([("web".to_owned(), universe)]),
                     used: Table::from_iter([(universe, 7)]),

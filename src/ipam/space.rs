@@ -15,7 +15,8 @@ pub enum Holder {
     /// It was asked for by name: a container's identifier, or what else the command line says;
     /// with the prefix length of its subnet.
     Container(String, u8),
-    /// Docker asked for it as a gateway; several hosts may.
+    /// Docker asked for it for a network itself, as a gateway or an auxiliary address; several hosts
+    /// may.
     Gateway,
 }
 
@@ -25,7 +26,7 @@ impl std::fmt::Display for Holder {
             Self::Docker(AddressSpace::Local) => f.write_str("a container"),
             Self::Docker(AddressSpace::Global) => f.write_str("a swarm service"),
             Self::Container(name, _) => write!(f, "container {name}"),
-            Self::Gateway => f.write_str("the network as its gateway"),
+            Self::Gateway => f.write_str("the network itself"),
         }
     }
 }

@@ -38,6 +38,8 @@ pub struct Born {
 /// All durable state of the allocator.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct State {
+    /// Whose state it is; `None` until that was written down.
+    pub owner: Option<PeerId>,
     /// The main range that the state is about.
     pub range: IpNet,
     /// This peer's life.
@@ -150,6 +152,8 @@ pub enum Entry {
     FreshBack(IpNet),
     /// Everything is as in this state: the main range has changed.
     Anew(Box<State>),
+    /// The state is this peer's.
+    Owner(PeerId),
     /// Another member of the ring was heard of.
     Met,
     /// A majority can be reached.
@@ -169,6 +173,7 @@ impl Entry {
                 | Self::FreshBack(_)
                 | Self::Borrow(_)
                 | Self::Return(_)
+                | Self::Owner(_)
                 | Self::Met
                 | Self::Contact(_)
                 | Self::Agree(..)
@@ -182,6 +187,7 @@ impl State {
     /// milliseconds since 1970 do.
     pub fn new(range: IpNet, incarnation: u64) -> Self {
         Self {
+            owner: None,
             range: range.trunc(),
             incarnation,
             revision: 0,
@@ -206,6 +212,24 @@ impl State {
             names: BTreeMap::new(),
             fresh: BTreeSet::new(),
             fresh_cursor: 0,
+        }
+    }
+
+    /// The state of another peer on the same host, as a machine that was cloned becomes one: what was
+    /// owned stays the former peer's, and containers' addresses are asked for.
+    pub fn of_another(&self, owner: PeerId) -> Self {
+        let mut former = self.clone();
+        former.dispossess();
+        Self {
+            owner: Some(owner),
+            held: former.held,
+            borrowed: former.borrowed,
+            gateways: former.gateways,
+            swarm_pools: former.swarm_pools,
+            names: former.names,
+            fresh: former.fresh,
+            fresh_cursor: former.fresh_cursor,
+            ..Self::new(self.range, self.incarnation + 1)
         }
     }
 
@@ -309,6 +333,7 @@ impl State {
                 self.fresh.remove(pool);
             }
             Entry::Anew(state) => *self = (**state).clone(),
+            Entry::Owner(owner) => self.owner = Some(*owner),
             Entry::Met => self.met = true,
             Entry::Contact(at) => self.contact = Some(*at),
             Entry::Started => {}
@@ -409,6 +434,7 @@ impl State {
                 })
                 .collect(),
             gateways: self.gateways.iter().map(|(place, _)| *place).collect(),
+            borrowed: self.borrowed.iter().copied().collect(),
             swarm_pools: self.swarm_pools.clone(),
             names: self.names.clone().into_iter().collect(),
             used: self

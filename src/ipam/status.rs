@@ -6,8 +6,9 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use super::allocator::Core;
-use super::range::Range;
+use super::range::{Range, address};
 use super::removal::unaccounted;
+use super::state::is_global;
 use super::{Config, Init};
 use crate::types::PeerId;
 
@@ -87,8 +88,32 @@ impl Core {
                 .into_iter()
                 .map(|(k, n)| (k.to_owned(), n))
                 .collect(),
-            conflicts: self.conflicts.values().cloned().collect(),
+            conflicts: self
+                .conflicts
+                .values()
+                .cloned()
+                .chain(self.held_of_others())
+                .collect(),
         }
+    }
+
+    /// Addresses that containers here use and that belong to others, who may have given them to
+    /// containers of their own.
+    fn held_of_others(&self) -> impl Iterator<Item = String> {
+        let held = self.state.held.iter();
+        let by_docker = held.filter(|(_, holders)| !holders.iter().all(is_global));
+        by_docker.filter_map(|((universe, n), _)| {
+            let lineage = self.lineage()?;
+            let range = Range::new(*n, *n);
+            let owner = self.view.owners(lineage, universe, range).first().copied();
+            let (owner, _) = owner?;
+            Some(format!(
+                "{} is used by a container on this host and belongs to {}, who has not handed it \
+                 over: see its status, and restart one of the two containers if it is used there",
+                address(universe, *n),
+                self.name(owner)
+            ))
+        })
     }
 
     fn summary(&self) -> (&'static str, String) {
@@ -126,6 +151,9 @@ impl Core {
             ),
             Init::Observer => {
                 "waiting for the peers that are not observers to agree on the ring".to_owned()
+            }
+            Init::Consensus { expected: 1 } if self.birth.electors().len() == 1 => {
+                "no address was needed yet".to_owned()
             }
             Init::Consensus { expected } => {
                 let electors = self.birth.electors();

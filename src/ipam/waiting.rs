@@ -9,16 +9,23 @@ use ipnet::IpNet;
 use super::allocator::Core;
 use super::donation::Need;
 use super::range::{Range, address};
+use super::ring::Part;
 use super::space::Holder;
 use super::state::{Entry, Place, is_global};
 use super::{AddressSpace, IpamError, Response};
 use crate::types::PeerId;
 
-/// How long a request waits for another peer's answer before it says why there is none.
-const WAIT: Duration = Duration::from_secs(2);
+/// How long a request waits for other peers' space before it says why there is none: less than
+/// two seconds with the way to Docker and back.
+const DONATION_WAIT: Duration = Duration::from_millis(1900);
 
-/// How long a request waits for the ring's birth, or for a takeover.
-const LONG_WAIT: Duration = Duration::from_secs(10);
+/// How long a request for an address waits for the ring's birth, before it waits for space of the
+/// ring. Docker waits with it.
+const BIRTH_WAIT: Duration = Duration::from_secs(5);
+
+/// How long an operator waits for the ring's birth, for a takeover, or for what was given away to
+/// arrive.
+const OPERATOR_WAIT: Duration = Duration::from_secs(8);
 
 /// The most requests that may wait at the same time.
 const MAX_PENDING: usize = 4096;
@@ -93,13 +100,22 @@ impl Core {
             return self.reply(id, Err(IpamError::Waiting(error)));
         }
         let patience = match wish {
-            Wish::Ready | Wish::Removal(_) => LONG_WAIT,
-            _ if self.state.born.is_none() => LONG_WAIT,
-            _ => WAIT,
+            Wish::Ready | Wish::Removal(_) | Wish::Departure => OPERATOR_WAIT,
+            _ if self.state.born.is_none() => BIRTH_WAIT,
+            _ => DONATION_WAIT,
         };
         let deadline = self.now + patience;
         self.pending.insert(id, Pending { wish, deadline });
         self.dirty = true;
+    }
+
+    /// The ring is there: those who waited for it wait for its space as long as anybody does.
+    pub(super) fn wait_for_space(&mut self) {
+        let deadline = self.now + DONATION_WAIT;
+        let waiting = self.pending.values_mut();
+        for pending in waiting.filter(|pending| pending.wish.need().is_some()) {
+            pending.deadline = deadline;
+        }
     }
 
     fn grant(&mut self, wish: &Wish) -> Option<Answer> {
@@ -145,10 +161,40 @@ impl Core {
             self.dirty = true;
         }
         let cursor = self.state.cursors.get(&(universe, hosts)).copied();
-        let space = self.state.spaces.get(&universe)?;
-        let free = space.next_free(hosts, cursor.unwrap_or(hosts.first))?;
+        let cursor = cursor.unwrap_or(hosts.first);
+        let free = self.next_free(universe, hosts, cursor, space_of(holder))?;
         self.persist(Entry::Allocate((universe, free), hosts, holder.clone()));
         Some(answer(address(&universe, free), prefix))
+    }
+
+    /// The next free address that no network on another host has reserved, and no task of the swarm
+    /// has: their manager may have lost what it knew.
+    fn next_free(
+        &self,
+        universe: IpNet,
+        hosts: Range,
+        cursor: u128,
+        space: AddressSpace,
+    ) -> Option<u128> {
+        let free = self.state.spaces.get(&universe)?;
+        let first = free.next_free(hosts, cursor)?;
+        let mut next = first;
+        loop {
+            let place = (universe, next);
+            let reserved = self.reserved_elsewhere.contains(&place);
+            if !reserved && !self.state.borrowed.contains(&place) {
+                let of_task = |part: &Part| part.borrowed.binary_search(&place).is_ok();
+                // Only the swarm's manager hands out addresses beside those of its tasks.
+                let mut parts = self.members().map(|(_, part)| part);
+                if space == AddressSpace::Local || !parts.any(of_task) {
+                    return Some(next);
+                }
+            }
+            next = free.next_free(hosts, next.saturating_add(1))?;
+            if next == first {
+                return None;
+            }
+        }
     }
 
     fn grant_exact(
@@ -261,7 +307,7 @@ impl Core {
                     self.hold(*place, holder);
                     return answer(wanted, *prefix);
                 }
-                if self.is_swarm_pool(place) && space_of(holder) == AddressSpace::Local {
+                if self.is_of_swarm(wanted) && space_of(holder) == AddressSpace::Local {
                     self.persist(Entry::Borrow(*place));
                     return answer(wanted, *prefix);
                 }
@@ -286,11 +332,11 @@ impl Core {
         }
     }
 
-    fn is_swarm_pool(&self, place: &Place) -> bool {
-        let wanted = address(&place.0, place.1);
+    /// Whether the address lies in the subnet of a swarm's network.
+    pub(super) fn is_of_swarm(&self, address: IpAddr) -> bool {
         let theirs = self.members().flat_map(|(_, part)| &part.swarm_pools);
         let mut pools = self.state.swarm_pools.iter().chain(theirs);
-        pools.any(|pool| pool.contains(&wanted))
+        pools.any(|pool| pool.contains(&address))
     }
 
     fn nothing(&self, wish: &Wish, pool: &str) -> IpamError {
@@ -300,8 +346,13 @@ impl Core {
         let mut reasons = Vec::new();
         let need = wish.need();
         if let Some(ask) = need.and_then(|need| self.asks.get(&need)) {
-            let outcomes = ask.outcomes.iter();
+            let asked = ask.asked.map(|(peer, _)| peer);
+            let outcomes = ask
+                .outcomes
+                .iter()
+                .filter(|(peer, _)| Some(**peer) != asked);
             reasons.extend(outcomes.map(|(peer, why)| format!("{} {why}", self.name(*peer))));
+            reasons.extend(asked.map(|peer| format!("{} has not answered yet", self.name(peer))));
         }
         if let (Some((universe, range, _)), Some(lineage)) = (need, self.lineage()) {
             for (peer, _) in self.view.owners(lineage, &universe, range) {
@@ -314,12 +365,26 @@ impl Core {
             }
         }
         if reasons.is_empty() {
-            reasons.push("this host has none left, and no other peer is known to".to_owned());
+            let reason = match need {
+                Some((universe, range, _)) if !self.owners_known(&universe, range) => {
+                    "this host has none left, and has not heard yet of the peers that own the rest"
+                }
+                _ => "this host has none left, and no other peer is known to",
+            };
+            reasons.push(reason.to_owned());
         }
         IpamError::Exhausted {
             pool: pool.to_owned(),
             reason: reasons.join(", "),
         }
+    }
+
+    fn owners_known(&self, universe: &IpNet, range: Range) -> bool {
+        let mut owned = self.state.owned(universe);
+        for (_, part) in self.members() {
+            owned.extend(part.owned(universe).iter());
+        }
+        owned.covers(range)
     }
 
     pub(super) fn name(&self, peer: PeerId) -> String {

@@ -39,6 +39,8 @@ pub enum Message {
         range: Range,
         /// For which kind of network.
         space: AddressSpace,
+        /// The number of the last gift that the asker took from the receiver.
+        taken: Option<u64>,
     },
     /// All gifts to this peer that it has not taken yet, as far as the giver knows.
     Gifts {
@@ -263,6 +265,7 @@ mod tests {
                 universe: "fd00::/64".parse().unwrap(),
                 range: Range::new(first.saturating_sub(more), first),
                 space: AddressSpace::Global,
+                taken: Some(id),
             };
             prop_assert_eq!(decode(&encode(&message)), Some(message));
         }
