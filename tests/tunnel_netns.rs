@@ -204,6 +204,7 @@ impl Lab {
         let output = move |output| match output {
             Output::Message(to, message) => mesh.carry(me, to, message),
             Output::Path(peer, state) => eprintln!("{me:?}: {peer:?} {state:?}"),
+            Output::Unrouted(peer) => eprintln!("{me:?}: no way to {peer:?}"),
         };
         let tunnel = self.inside("h", at, || Tunnel::start(config, output).unwrap());
         let vni = Vni::try_from(5).unwrap();
@@ -380,7 +381,7 @@ impl Drop for Server {
 }
 
 fn wait_until(what: &str, mut done: impl FnMut() -> bool) {
-    let end = Instant::now() + Duration::from_secs(20);
+    let end = Instant::now() + Duration::from_secs(60);
     while !done() {
         assert!(Instant::now() < end, "waited in vain until {what}");
         thread::sleep(Duration::from_millis(20));

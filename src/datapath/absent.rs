@@ -3,23 +3,31 @@
 use std::net::IpAddr;
 
 use super::{
-    Datapath, DatapathError, Forwarding, Inventory, KernelDatapath, PortSpec, SegmentSpec,
+    Datapath, DatapathError, Forwarding, HybridDatapath, Inventory, PortSpec, SegmentSpec,
 };
 use crate::types::{Mac, SegmentId};
 
-/// The kernel's datapath, or why there is none.
+/// The datapath, or why there is none.
 #[derive(Debug)]
 pub enum MaybeDatapath {
     /// It is there.
-    Kernel(KernelDatapath),
+    Present(HybridDatapath),
     /// It could not be opened, for this reason.
     Absent(String),
 }
 
 impl MaybeDatapath {
-    fn kernel(&self) -> Result<&KernelDatapath, DatapathError> {
+    /// The datapath, if it is there.
+    pub fn present(&self) -> Option<&HybridDatapath> {
         match self {
-            Self::Kernel(kernel) => Ok(kernel),
+            Self::Present(datapath) => Some(datapath),
+            Self::Absent(_) => None,
+        }
+    }
+
+    fn get(&self) -> Result<&HybridDatapath, DatapathError> {
+        match self {
+            Self::Present(datapath) => Ok(datapath),
             Self::Absent(reason) => Err(DatapathError::Unsupported {
                 what: "the datapath",
                 reason: reason.clone(),
@@ -30,15 +38,15 @@ impl MaybeDatapath {
 
 impl Datapath for MaybeDatapath {
     async fn inventory(&self) -> Result<Inventory, DatapathError> {
-        self.kernel()?.inventory().await
+        self.get()?.inventory().await
     }
 
     async fn ensure_segment(&self, spec: &SegmentSpec) -> Result<(), DatapathError> {
-        self.kernel()?.ensure_segment(spec).await
+        self.get()?.ensure_segment(spec).await
     }
 
     async fn remove_segment(&self, tag: u32) -> Result<(), DatapathError> {
-        self.kernel()?.remove_segment(tag).await
+        self.get()?.remove_segment(tag).await
     }
 
     async fn set_forwarding(
@@ -46,15 +54,15 @@ impl Datapath for MaybeDatapath {
         segment: &SegmentId,
         forwarding: &Forwarding,
     ) -> Result<(), DatapathError> {
-        self.kernel()?.set_forwarding(segment, forwarding).await
+        self.get()?.set_forwarding(segment, forwarding).await
     }
 
     async fn plug(&self, port: &PortSpec) -> Result<String, DatapathError> {
-        self.kernel()?.plug(port).await
+        self.get()?.plug(port).await
     }
 
     async fn unplug(&self, port: &str) -> Result<(), DatapathError> {
-        self.kernel()?.unplug(port).await
+        self.get()?.unplug(port).await
     }
 
     async fn announce(
@@ -63,6 +71,6 @@ impl Datapath for MaybeDatapath {
         mac: Mac,
         addresses: &[IpAddr],
     ) -> Result<(), DatapathError> {
-        self.kernel()?.announce(segment, mac, addresses).await
+        self.get()?.announce(segment, mac, addresses).await
     }
 }

@@ -1,4 +1,7 @@
 //! The kernel's devices and the tunnel as one datapath.
+//!
+//! A segment has a TAP only once somebody on another host takes part in it: making a device takes
+//! time, which a container's start should not have to wait for.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -28,7 +31,7 @@ pub struct HybridDatapath {
 /// The running tunnel, and what the next one has to be told.
 #[derive(Default)]
 struct TunnelSide {
-    tunnel: Option<Tunnel>,
+    tunnel: Option<Arc<Tunnel>>,
     /// By tag.
     segments: BTreeMap<u32, Held>,
     peers: BTreeMap<PeerId, PeerRoute>,
@@ -56,7 +59,7 @@ impl HybridDatapath {
         &self.kernel
     }
 
-    /// Gives segments and peers to a tunnel that has just been started; the one before ends.
+    /// Gives segments and peers to a tunnel that has just been started.
     pub fn set_tunnel(&self, tunnel: Tunnel) {
         let mut side = self.side();
         for held in side.segments.values() {
@@ -65,9 +68,20 @@ impl HybridDatapath {
         for (peer, route) in &side.peers {
             tunnel.set_peer(*peer, *route);
         }
-        let before = side.tunnel.replace(tunnel);
-        drop(side);
+        side.tunnel = Some(Arc::new(tunnel));
+    }
+
+    /// Ends the tunnel, if there is one: before another is started, which needs its port. Waits
+    /// for its threads: not for the threads that run tasks.
+    pub fn end_tunnel(&self) {
+        let before = self.side().tunnel.take();
         drop(before);
+    }
+
+    /// Names of the tunnel's threads that ended though nobody told them to.
+    pub fn dead_threads(&self) -> Vec<String> {
+        let tunnel = self.side().tunnel.clone();
+        tunnel.map(|tunnel| tunnel.dead()).unwrap_or_default()
     }
 
     /// Sees to it that the tunnel has keys for this peer and probes the ways to it. To be called
@@ -102,7 +116,8 @@ impl HybridDatapath {
     /// # Errors
     /// When the tunnel does not answer.
     pub fn tunnel_status(&self) -> Option<Result<TunnelStatus, TunnelError>> {
-        self.side().tunnel.as_ref().map(Tunnel::status)
+        let tunnel = self.side().tunnel.clone();
+        tunnel.map(|tunnel| tunnel.status())
     }
 
     fn side(&self) -> MutexGuard<'_, TunnelSide> {
@@ -134,11 +149,14 @@ impl TunnelSide {
             None => (None, Forwarding::default()),
         };
         let opened = match tap {
-            Some(tap) => Ok(tap),
-            None => Tap::open(&tap_name(tag), Some(namespace.as_fd())).map(Arc::new),
+            Some(tap) => Ok(Some(tap)),
+            None if is_local(&forwarding) => Ok(None),
+            None => {
+                Tap::open(&tap_name(tag), Some(namespace.as_fd())).map(|tap| Some(Arc::new(tap)))
+            }
         };
         let (tap, result) = match opened {
-            Ok(tap) => (Some(tap), Ok(())),
+            Ok(tap) => (tap, Ok(())),
             Err(error) => {
                 let what = "the tunnel";
                 let reason = error.to_string();
@@ -172,7 +190,8 @@ impl TunnelSide {
         if let Some(tunnel) = &self.tunnel {
             tunnel.set_forwarding(id, forwarding);
         }
-        held.tap.is_none().then(|| held.spec.clone())
+        let missing = held.tap.is_none() && !is_local(forwarding);
+        missing.then(|| held.spec.clone())
     }
 }
 
@@ -240,6 +259,11 @@ impl Datapath for HybridDatapath {
     ) -> Result<(), DatapathError> {
         self.kernel.announce(segment, mac, addresses).await
     }
+}
+
+/// Whether nobody on another host takes part.
+fn is_local(forwarding: &Forwarding) -> bool {
+    forwarding.unicast.is_empty() && forwarding.flood.is_empty()
 }
 
 /// Every call leaves the lists consistent before it does anything that could panic.

@@ -3,6 +3,7 @@
 
 mod devices;
 mod forwarding;
+mod probe;
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -10,6 +11,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use ipnet::{IpNet, Ipv4Net};
 use netlink_packet_route::link::InfoKind;
 use tokio::task::spawn_blocking;
 use tokio::time::timeout;
@@ -18,9 +20,13 @@ use super::{Datapath, DatapathError, Forwarding, Inventory, PortSpec, SegmentSpe
 use crate::linux::netlink::{Netlink, NetlinkError};
 use crate::linux::netns::{NetNs, Persistence};
 use crate::linux::packet::PacketSocket;
+use crate::linux::route::Route;
 use crate::linux::sysctl;
-use crate::types::{Mac, SegmentId};
+use crate::types::{Mac, PeerId, SegmentId};
 use devices::Devices;
+use probe::Probed;
+
+pub use probe::ProbeWire;
 
 /// The name of the namespace of the segments' devices.
 pub const NAMESPACE: &str = "weave";
@@ -59,6 +65,7 @@ struct Inner {
     /// Held while a segment is made or removed: the one would undo the other.
     segments: Mutex<()>,
     announcer: PacketSocket,
+    probed: Arc<Mutex<Probed>>,
     limits: Vec<DatapathError>,
 }
 
@@ -94,6 +101,7 @@ impl KernelDatapath {
             teardown: Mutex::new(netlink(&weave)?),
             segments: Mutex::new(()),
             announcer: PacketSocket::open(&weave).map_err(unsupported("packet sockets"))?,
+            probed: Arc::default(),
             weave,
             limits,
         };
@@ -125,6 +133,56 @@ impl KernelDatapath {
                 }
             }
             Ok(None)
+        })
+        .await
+    }
+
+    /// The way of probes through VXLAN itself.
+    ///
+    /// # Errors
+    /// When the kernel has no packet sockets.
+    pub fn probe_wire(&self, me: PeerId) -> Result<ProbeWire, DatapathError> {
+        let socket = PacketSocket::open(&self.inner.weave);
+        let wire = socket.and_then(|socket| {
+            let probed = Arc::clone(&self.inner.probed);
+            ProbeWire::new(me, socket, probed)
+        });
+        wire.map_err(unsupported("probes through VXLAN"))
+    }
+
+    /// Lets probes go to exactly these peers, at their underlay addresses.
+    ///
+    /// # Errors
+    /// When a device cannot be made; nothing is probed over it then.
+    pub async fn set_probed(&self, peers: BTreeMap<PeerId, IpAddr>) -> Result<(), DatapathError> {
+        self.run("set up probes through VXLAN", move |inner| {
+            inner.devices().set_probed(&inner.probed, peers)
+        })
+        .await
+    }
+
+    /// The routes of this host that overlap an IPv4 subnet, as people know them.
+    pub async fn routes_within(&self, subnet: Ipv4Net) -> Result<Vec<String>, DatapathError> {
+        self.run("list the host's routes", move |inner| {
+            let mut devices = inner.devices();
+            let host = &mut devices.in_host;
+            let routes = host
+                .ipv4_routes()
+                .map_err(step(|| "list the host's routes".to_owned()))?;
+            let links = host
+                .links(None)
+                .map_err(step(|| "list the host's links".to_owned()))?;
+            let name = |index: u32| links.iter().find(|link| link.index == index);
+            let overlaps = |net: &IpNet| match net {
+                IpNet::V4(net) => net.contains(&subnet) || subnet.contains(net),
+                IpNet::V6(_) => false,
+            };
+            let overlapping = routes.iter().filter(|route| overlaps(&route.destination));
+            let text = |route: &Route| match name(route.interface) {
+                Some(link) => format!("{} dev {}", route.destination, link.name),
+                None => route.destination.to_string(),
+            };
+            Ok(overlapping.map(text).collect())
         })
         .await
     }

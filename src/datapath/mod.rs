@@ -13,6 +13,7 @@ pub mod memory;
 pub mod mtu;
 pub mod transport;
 pub mod tunnel;
+pub mod vxlan_filter;
 pub mod vxlan_probe;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -22,7 +23,7 @@ use thiserror::Error;
 
 pub use absent::MaybeDatapath;
 pub use hybrid::HybridDatapath;
-pub use kernel::{KernelConfig, KernelDatapath, NAMESPACE};
+pub use kernel::{KernelConfig, KernelDatapath, NAMESPACE, ProbeWire};
 
 use crate::types::{EndpointId, Mac, PeerId, SegmentId, Vni};
 

@@ -21,6 +21,10 @@ pub const PROBE_VNI: u32 = Vni::MAX;
 /// does not move the traffic each time.
 pub const STEADY: Duration = Duration::from_secs(5);
 
+/// How long after a peer was heard first VXLAN's probes may take until they count as not
+/// answered: they are sent only once the peer's devices are there too.
+pub const GRACE: Duration = Duration::from_secs(3);
+
 /// What the settings of both sides say about traffic in the clear.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Clearance {
@@ -48,7 +52,8 @@ impl Clearance {
         }
     }
 
-    const fn allows(self) -> bool {
+    /// Whether frames may travel in the clear.
+    pub const fn allows(self) -> bool {
         matches!(self, Self::NotAsked | Self::Trusted)
     }
 }
@@ -79,6 +84,9 @@ pub enum TunnelHealth {
 /// Everything that the choice depends on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Evidence {
+    /// Since when the mesh has reached the peer. One that it does not reach may well carry on
+    /// without its daemon, and nobody there answers probes: its transport stays.
+    pub reached_since: Option<Instant>,
     /// Whether frames may travel in the clear.
     pub clearance: Clearance,
     /// What is known of VXLAN.
@@ -106,8 +114,10 @@ pub enum Reason {
     NoAddress,
     /// The peer answers by way of another only.
     Relayed(PeerId),
-    /// Neither transport is answered.
+    /// Neither transport is answered: the last one that was is kept.
     Unreachable,
+    /// What was used before this host's daemon started anew.
+    AsBefore,
 }
 
 impl fmt::Display for Reason {
@@ -130,6 +140,7 @@ impl fmt::Display for Reason {
                 write!(f, "the peer is reached by way of peer {} only", via.short())
             }
             Self::Unreachable => f.write_str("the peer answers on neither UDP 6783 nor UDP 6784"),
+            Self::AsBefore => f.write_str("as before the restart; the peer was not heard since"),
         }
     }
 }
@@ -147,23 +158,17 @@ pub struct Choice {
 #[derive(Debug)]
 pub struct Transport {
     peer: PeerId,
-    choice: Choice,
+    choice: Option<Choice>,
 }
 
 impl Transport {
-    /// Before anything is known: the tunnel, which never shows anything.
+    /// Before anything is known.
     pub const fn new(peer: PeerId) -> Self {
-        Self {
-            peer,
-            choice: Choice {
-                via: Via::Tunnel(peer),
-                reason: Reason::Unreachable,
-            },
-        }
+        Self { peer, choice: None }
     }
 
     /// What was chosen last.
-    pub fn choice(&self) -> Choice {
+    pub fn choice(&self) -> Option<Choice> {
         self.choice
     }
 
@@ -174,29 +179,39 @@ impl Transport {
             return None;
         }
         self.choice = choice;
-        Some(choice)
+        choice
     }
 
     /// When the choice may change though no new evidence comes, and why.
     pub fn poll_timeout(&self, evidence: &Evidence) -> Option<(Instant, &'static str)> {
-        if self.choice.reason != Reason::VxlanUnsteady {
-            return None;
+        if self.choice.map(|choice| choice.reason) == Some(Reason::VxlanUnsteady) {
+            let since = evidence.vxlan.answered_since?;
+            return Some((since + STEADY, "vxlan has been steady"));
         }
-        let since = evidence.vxlan.answered_since?;
-        Some((since + STEADY, "vxlan has been steady"))
+        let since = evidence.reached_since?;
+        Some((since + GRACE, "probes should have been answered"))
     }
 
-    fn choose(&self, evidence: &Evidence, now: Instant) -> Choice {
+    fn choose(&self, evidence: &Evidence, now: Instant) -> Option<Choice> {
         let tunnel = |reason| Choice {
             via: Via::Tunnel(self.peer),
             reason,
         };
+        let early = evidence
+            .reached_since
+            .is_none_or(|since| now.saturating_duration_since(since) < GRACE);
         if !evidence.clearance.allows() {
-            return tunnel(match evidence.tunnel {
-                TunnelHealth::Down => Reason::Unreachable,
-                TunnelHealth::Direct => Reason::Encrypted(evidence.clearance),
-                TunnelHealth::Relayed(via) => Reason::Relayed(via),
-            });
+            let in_clear = |choice: Choice| matches!(choice.via, Via::Vxlan(_));
+            return match evidence.tunnel {
+                TunnelHealth::Down if early && !self.choice.is_some_and(in_clear) => self.choice,
+                TunnelHealth::Down => Some(tunnel(Reason::Unreachable)),
+                TunnelHealth::Direct => Some(tunnel(Reason::Encrypted(evidence.clearance))),
+                TunnelHealth::Relayed(via) => Some(tunnel(Reason::Relayed(via))),
+            };
+        }
+        let answered = evidence.vxlan.answered_since.is_some();
+        if evidence.reached_since.is_none() || (early && !answered) {
+            return self.choice;
         }
         let against = match self.against_vxlan(&evidence.vxlan, now) {
             Ok(address) => {
@@ -204,37 +219,38 @@ impl Transport {
                     Clearance::Trusted => Reason::TrustedSubnet,
                     _ => Reason::Works,
                 };
-                return Choice {
+                return Some(Choice {
                     via: Via::Vxlan(address),
                     reason,
-                };
+                });
             }
             Err(reason) => reason,
         };
         match evidence.tunnel {
-            TunnelHealth::Direct => tunnel(against),
-            TunnelHealth::Relayed(via) => tunnel(Reason::Relayed(via)),
-            TunnelHealth::Down => self.choose_without_tunnel(&evidence.vxlan, tunnel),
+            TunnelHealth::Direct => Some(tunnel(against)),
+            TunnelHealth::Relayed(via) => Some(tunnel(Reason::Relayed(via))),
+            TunnelHealth::Down => self.choose_without_tunnel(evidence),
         }
     }
 
-    /// An unsteady or narrow VXLAN is better than a tunnel that is down.
-    fn choose_without_tunnel(
-        &self,
-        vxlan: &VxlanHealth,
-        tunnel: impl Fn(Reason) -> Choice,
-    ) -> Choice {
-        match (vxlan.address, vxlan.answered_since, vxlan.full_size) {
-            (Some(address), Some(_), true) => Choice {
-                via: Via::Vxlan(address),
-                reason: Reason::Works,
-            },
-            (Some(address), Some(_), false) => Choice {
-                via: Via::Vxlan(address),
-                reason: Reason::VxlanTooSmall,
-            },
-            _ => tunnel(Reason::Unreachable),
-        }
+    /// An unsteady or narrow VXLAN is better than a tunnel that is down; and when nothing is
+    /// answered, nothing is better than what there was.
+    fn choose_without_tunnel(&self, evidence: &Evidence) -> Option<Choice> {
+        let vxlan = &evidence.vxlan;
+        let (Some(address), Some(_)) = (vxlan.address, vxlan.answered_since) else {
+            let reason = Reason::Unreachable;
+            return self.choice.map(|choice| Choice { reason, ..choice });
+        };
+        let reason = match (evidence.clearance, vxlan.full_size) {
+            // Leave to go in the clear depends on this reason.
+            (Clearance::Trusted, _) => Reason::TrustedSubnet,
+            (_, true) => Reason::Works,
+            (_, false) => Reason::VxlanTooSmall,
+        };
+        Some(Choice {
+            via: Via::Vxlan(address),
+            reason,
+        })
     }
 
     fn against_vxlan(&self, vxlan: &VxlanHealth, now: Instant) -> Result<IpAddr, Reason> {
@@ -243,10 +259,11 @@ impl Transport {
         if !vxlan.full_size {
             return Err(Reason::VxlanTooSmall);
         }
-        let in_use = matches!(self.choice.via, Via::Vxlan(_));
-        let first = self.choice.reason == Reason::Unreachable;
+        let in_use = self
+            .choice
+            .is_none_or(|choice| matches!(choice.via, Via::Vxlan(_)));
         let steady = now.saturating_duration_since(since) >= STEADY;
-        if !(in_use || first || steady) {
+        if !(in_use || steady) {
             return Err(Reason::VxlanUnsteady);
         }
         Ok(address)
@@ -266,6 +283,7 @@ mod tests {
 
     fn evidence(since: Option<Instant>) -> Evidence {
         Evidence {
+            reached_since: Some(Instant::now() - GRACE * 2),
             clearance: Clearance::NotAsked,
             vxlan: VxlanHealth {
                 address: Some(address()),
@@ -300,7 +318,6 @@ mod tests {
             (again.via, again.reason),
             (Via::Vxlan(address()), Reason::Works)
         );
-        assert_eq!(transport.poll_timeout(&back), None);
     }
 
     #[test]
@@ -318,7 +335,8 @@ mod tests {
                     evidence.tunnel = tunnel;
                     let mut transport = Transport::new(PEER);
                     let _ = transport.handle_evidence(&evidence, start + STEADY * 2);
-                    let clear = matches!(transport.choice().via, Via::Vxlan(_));
+                    let via = transport.choice().unwrap().via;
+                    let clear = matches!(via, Via::Vxlan(_));
                     assert_eq!(clear, we_trust && they_trust);
                 }
             }
@@ -339,6 +357,41 @@ mod tests {
         evidence.tunnel = TunnelHealth::Down;
         let choice = transport.handle_evidence(&evidence, start).unwrap();
         assert_eq!(choice.via, Via::Vxlan(address()));
+    }
+
+    #[test]
+    fn a_peer_whose_daemon_is_down_keeps_its_transport() {
+        let start = Instant::now();
+        let mut transport = Transport::new(PEER);
+        let works = transport.handle_evidence(&evidence(Some(start)), start);
+        let mut silent = evidence(None);
+        silent.reached_since = None;
+        silent.tunnel = TunnelHealth::Down;
+        assert_eq!(transport.handle_evidence(&silent, start + STEADY), None);
+        // It is back; the tunnel answers before VXLAN's probes do.
+        let back = start + STEADY * 2;
+        silent.reached_since = Some(back);
+        silent.tunnel = TunnelHealth::Direct;
+        assert_eq!(transport.handle_evidence(&silent, back), None);
+        assert_eq!(transport.choice(), works);
+        let (due, _) = transport.poll_timeout(&silent).unwrap();
+        assert_eq!(due, back + GRACE);
+        let choice = transport.handle_evidence(&silent, due).unwrap();
+        assert_eq!(choice.via, Via::Tunnel(PEER));
+    }
+
+    #[test]
+    fn when_nothing_is_answered_the_last_transport_is_kept() {
+        let start = Instant::now();
+        let mut transport = Transport::new(PEER);
+        let _ = transport.handle_evidence(&evidence(Some(start)), start);
+        let mut silent = evidence(None);
+        silent.tunnel = TunnelHealth::Down;
+        let choice = transport.handle_evidence(&silent, start).unwrap();
+        assert_eq!(
+            (choice.via, choice.reason),
+            (Via::Vxlan(address()), Reason::Unreachable)
+        );
     }
 
     #[test]

@@ -1,5 +1,5 @@
-//! Probes through VXLAN itself: UDP datagrams between the hosts' ends of a VXLAN device that no
-//! segment uses ([`PROBE_VNI`](super::transport::PROBE_VNI)).
+//! Probes through VXLAN itself: frames between the hosts' ends of a VXLAN device that no segment
+//! uses ([`PROBE_VNI`](super::transport::PROBE_VNI)).
 //!
 //! They take the way that frames would take, so that whatever stops frames stops them. They are
 //! not authenticated: who can forge them can move traffic between the transports, and no more;
@@ -7,7 +7,6 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::net::{SocketAddr, UdpSocket};
 use std::sync::mpsc::{Receiver, Sender, TryRecvError, channel};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
@@ -17,10 +16,27 @@ use crate::types::PeerId;
 
 /// The first bytes of each probe.
 const MAGIC: [u8; 4] = *b"wvxp";
-/// Bytes of a probe without padding.
-const LEN: usize = 16;
 /// How long a command may have to wait.
 const PATIENCE: Duration = Duration::from_millis(100);
+/// How long probes that began anew may take to be answered: twice as long as a round.
+const BEGIN: Duration = Duration::from_secs(2);
+/// Bytes of the largest probe: Ethernet's jumbo frames.
+const LARGEST: u16 = 9216;
+
+/// What carries probes to peers and from them.
+pub trait Wire: Send + 'static {
+    /// Sends a probe to a peer. The first [`Message::LEN`] bytes are a message, the rest padding.
+    ///
+    /// # Errors
+    /// `EMSGSIZE` when this host's own device does not take that much.
+    fn send(&mut self, to: PeerId, probe: &[u8]) -> io::Result<()>;
+
+    /// Waits for a probe, up to this long; returns its length and whose it is.
+    ///
+    /// # Errors
+    /// When none came.
+    fn receive(&mut self, buffer: &mut [u8], patience: Duration) -> io::Result<(usize, PeerId)>;
+}
 
 /// A probe or its answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -32,9 +48,12 @@ pub struct Message {
 }
 
 impl Message {
+    /// Bytes of a message.
+    pub const LEN: usize = 16;
+
     /// The message's bytes, without padding.
-    pub fn encode(&self) -> [u8; LEN] {
-        let mut bytes = [0; LEN];
+    pub fn encode(&self) -> [u8; Self::LEN] {
+        let mut bytes = [0; Self::LEN];
         bytes[..4].copy_from_slice(&MAGIC);
         bytes[4] = u8::from(self.answer);
         bytes[8..].copy_from_slice(&self.seq.to_be_bytes());
@@ -43,7 +62,7 @@ impl Message {
 
     /// Reads a message; `None` when it is not one.
     pub fn decode(bytes: &[u8]) -> Option<Self> {
-        let bytes: &[u8; LEN] = bytes.first_chunk()?;
+        let bytes: &[u8; Self::LEN] = bytes.first_chunk()?;
         if bytes[..4] != MAGIC || bytes[4] > 1 {
             return None;
         }
@@ -64,7 +83,7 @@ pub struct Finding {
 }
 
 enum Command {
-    Set(PeerId, SocketAddr, u16),
+    Set(PeerId, u16),
     Remove(PeerId),
 }
 
@@ -75,18 +94,17 @@ pub struct VxlanProbes {
 }
 
 impl VxlanProbes {
-    /// Probes from this socket, which is bound to this host's end of the device. `output` is
-    /// told each change, and must not wait.
+    /// Probes over this wire. `output` is told each change, and must not wait.
     ///
     /// # Errors
     /// When the kernel gives no thread.
     pub fn start(
-        socket: UdpSocket,
+        wire: impl Wire,
         output: impl Fn(PeerId, Finding) + Send + 'static,
     ) -> io::Result<Self> {
         let (commands, queue) = channel();
         let state = State {
-            socket,
+            wire,
             peers: BTreeMap::new(),
             started: 0,
             output: Box::new(output),
@@ -100,10 +118,10 @@ impl VxlanProbes {
         })
     }
 
-    /// Probes a peer, whose end of the device has this address, with up to `size` bytes of UDP
-    /// payload: as many as make the largest packet of a container.
-    pub fn set_peer(&self, peer: PeerId, to: SocketAddr, size: u16) {
-        self.command(Command::Set(peer, to, size));
+    /// Probes a peer, from the beginning, with up to `size` bytes: as many as the largest frame of
+    /// a container has.
+    pub fn set_peer(&self, peer: PeerId, size: u16) {
+        self.command(Command::Set(peer, size));
     }
 
     /// Probes a peer no more.
@@ -128,23 +146,23 @@ impl Drop for VxlanProbes {
     }
 }
 
-struct State {
-    socket: UdpSocket,
+struct State<W> {
+    wire: W,
     peers: BTreeMap<PeerId, Peer>,
     started: u64,
     output: Box<dyn Fn(PeerId, Finding) + Send>,
 }
 
 struct Peer {
-    to: SocketAddr,
-    size: u16,
     prober: Prober,
     told: Finding,
+    /// Until when the probes have not said enough to take back what was told.
+    hold: Instant,
 }
 
-impl State {
+impl<W: Wire> State<W> {
     fn run(mut self, commands: &Receiver<Command>) {
-        let mut buffer = vec![0; usize::from(u16::MAX)];
+        let mut buffer = vec![0; usize::from(LARGEST)];
         loop {
             loop {
                 match commands.try_recv() {
@@ -154,30 +172,27 @@ impl State {
                 }
             }
             let patience = self.work(&mut buffer);
-            // A timeout of zero would mean to wait for ever.
-            let patience = patience.max(Duration::from_millis(1));
-            let _ = self.socket.set_read_timeout(Some(patience));
-            if let Ok((len, from)) = self.socket.recv_from(&mut buffer) {
-                self.handle_datagram(&buffer[..len], from);
+            match self.wire.receive(&mut buffer, patience) {
+                Ok((len, from)) => self.handle_probe(&buffer[..len], from),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                // The device may have gone down; it must not keep a processor busy.
+                Err(_) => thread::sleep(PATIENCE),
             }
         }
     }
 
     fn handle_command(&mut self, command: Command) {
         match command {
-            Command::Set(peer, to, size) => {
+            Command::Set(peer, size) => {
                 let before = self.peers.get(&peer);
-                if before.is_some_and(|before| before.to == to && before.size == size) {
-                    return;
-                }
                 self.started += 1;
                 let told = before.map_or_else(Finding::default, |before| before.told);
-                let prober = Prober::new(self.started << 32, size, Instant::now());
+                let size = size.min(LARGEST);
+                let now = Instant::now();
                 let state = Peer {
-                    to,
-                    size,
-                    prober,
+                    prober: Prober::new(self.started << 32, size, now),
                     told,
+                    hold: now + BEGIN,
                 };
                 self.peers.insert(peer, state);
             }
@@ -185,8 +200,8 @@ impl State {
         }
     }
 
-    fn handle_datagram(&mut self, datagram: &[u8], from: SocketAddr) {
-        let Some(message) = Message::decode(datagram) else {
+    fn handle_probe(&mut self, probe: &[u8], from: PeerId) {
+        let Some(message) = Message::decode(probe) else {
             return;
         };
         if !message.answer {
@@ -194,11 +209,10 @@ impl State {
                 answer: true,
                 ..message
             };
-            let _ = self.socket.send_to(&answer.encode(), from);
+            let _ = self.wire.send(from, &answer.encode());
             return;
         }
-        let peer = self.peers.values_mut().find(|peer| peer.to == from);
-        if let Some(peer) = peer {
+        if let Some(peer) = self.peers.get_mut(&from) {
             peer.prober.handle_answer(message.seq, Instant::now());
         }
     }
@@ -216,8 +230,8 @@ impl State {
                 };
                 let datagram = &mut buffer[..usize::from(request.size)];
                 datagram.fill(0);
-                datagram[..LEN].copy_from_slice(&message.encode());
-                let sent = self.socket.send_to(datagram, peer.to);
+                datagram[..Message::LEN].copy_from_slice(&message.encode());
+                let sent = self.wire.send(*id, datagram);
                 let too_large = Some(nix::libc::EMSGSIZE);
                 if sent.is_err_and(|error| error.raw_os_error() == too_large) {
                     peer.prober.handle_too_large(request.seq, now);
@@ -227,7 +241,10 @@ impl State {
                 answered_since: peer.prober.alive_since(),
                 full_size: peer.prober.full_size(),
             };
-            if finding != peer.told {
+            if finding.full_size || now >= peer.hold {
+                peer.hold = now;
+            }
+            if finding != peer.told && now >= peer.hold {
                 peer.told = finding;
                 (self.output)(*id, finding);
             }
@@ -239,25 +256,48 @@ impl State {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::mpsc::channel;
-
     use proptest::prelude::*;
 
     use super::*;
 
+    /// One end of a wire between two peers.
+    struct End {
+        peer: PeerId,
+        to: Sender<Vec<u8>>,
+        from: Receiver<Vec<u8>>,
+    }
+
+    impl Wire for End {
+        fn send(&mut self, _: PeerId, probe: &[u8]) -> io::Result<()> {
+            let gone = |_| io::ErrorKind::NotConnected.into();
+            self.to.send(probe.to_vec()).map_err(gone)
+        }
+
+        fn receive(
+            &mut self,
+            buffer: &mut [u8],
+            patience: Duration,
+        ) -> io::Result<(usize, PeerId)> {
+            let probe = self.from.recv_timeout(patience);
+            let probe = probe.map_err(|_| io::Error::from(io::ErrorKind::WouldBlock))?;
+            buffer[..probe.len()].copy_from_slice(&probe);
+            Ok((probe.len(), self.peer))
+        }
+    }
+
     #[test]
     fn what_gets_through_is_found_and_its_end_is_noticed() {
-        let bind = || UdpSocket::bind("127.0.0.1:0").unwrap();
-        let (one, two) = (bind(), bind());
-        let to = two.local_addr().unwrap();
+        let (one, two) = (PeerId::from_bytes([1; 16]), PeerId::from_bytes([2; 16]));
+        let ((to_one, at_one), (to_two, at_two)) = (channel(), channel());
+        let end = |peer, to, from| End { peer, to, from };
         let (found, findings) = channel();
-        let answering = VxlanProbes::start(two, |_, _| {}).unwrap();
+        let answering = VxlanProbes::start(end(one, to_one, at_two), |_, _| {}).unwrap();
         let report = move |_, finding| {
             let _ = found.send(finding);
         };
-        let probing = VxlanProbes::start(one, report).unwrap();
-        probing.set_peer(PeerId::from_bytes([1; 16]), to, 1402);
-        let patience = Duration::from_secs(5);
+        let probing = VxlanProbes::start(end(two, to_two, at_one), report).unwrap();
+        probing.set_peer(two, 1402);
+        let patience = Duration::from_secs(60);
         let full = || findings.recv_timeout(patience).unwrap();
         while !full().full_size {}
         drop(answering);

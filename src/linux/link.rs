@@ -42,7 +42,8 @@ pub struct Link {
     pub up: bool,
     /// What we wrote on it, for people and for our next life.
     pub alias: String,
-    /// Whether its bridge keeps it apart from other isolated ports.
+    /// Whether its bridge keeps it apart from other isolated ports, and learns nothing of what
+    /// comes from it.
     pub isolated: bool,
     /// What a VXLAN device was made with.
     pub vxlan: Option<VxlanSpec>,
@@ -229,7 +230,8 @@ impl Netlink {
     }
 
     /// Plugs a device into a bridge as a way to other hosts: what comes from one such way never
-    /// leaves by another.
+    /// leaves by another. Nothing is learned from it: a host that is answered by one way while it
+    /// still speaks by the other must not move its containers' addresses there.
     pub fn plug_isolated(&mut self, name: &str, bridge: u32) -> Result<()> {
         let mut plug = LinkMessage::default();
         plug.attributes = vec![
@@ -241,9 +243,10 @@ impl Netlink {
             LinkAttribute::IfName(name.to_owned()),
             LinkAttribute::LinkInfo(vec![
                 LinkInfo::PortKind(InfoPortKind::Bridge),
-                LinkInfo::PortData(InfoPortData::BridgePort(vec![InfoBridgePort::Isolated(
-                    true,
-                )])),
+                LinkInfo::PortData(InfoPortData::BridgePort(vec![
+                    InfoBridgePort::Isolated(true),
+                    InfoBridgePort::Learning(false),
+                ])),
             ]),
         ];
         let isolate = (RouteNetlinkMessage::NewLink(isolate), 0);
@@ -382,7 +385,8 @@ fn parse_info(infos: &[LinkInfo], link: &mut Link) {
             LinkInfo::Kind(kind) => link.kind = kind.to_string(),
             LinkInfo::Data(InfoData::Vxlan(data)) => link.vxlan = parse_vxlan(data),
             LinkInfo::PortData(InfoPortData::BridgePort(data)) => {
-                link.isolated = data.contains(&InfoBridgePort::Isolated(true));
+                link.isolated = data.contains(&InfoBridgePort::Isolated(true))
+                    && data.contains(&InfoBridgePort::Learning(false));
             }
             _ => {}
         }

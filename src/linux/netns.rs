@@ -202,8 +202,15 @@ fn is_shared(mountinfo: &str, path: &Path) -> bool {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
+
+    /// Runs a test in a network namespace of its own; not at all where that takes more rights.
+    pub(crate) fn in_namespace(test: impl FnOnce() + Send) {
+        if nix::unistd::geteuid().is_root() {
+            NetNs::anonymous().unwrap().run(test).unwrap();
+        }
+    }
 
     #[test]
     fn sandboxes_are_found_where_the_host_s_run_is_mounted() {

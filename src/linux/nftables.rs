@@ -8,18 +8,13 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr};
 use std::os::fd::{AsRawFd, OwnedFd};
 
-use nix::sys::socket::{
-    AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, bind, recv, send,
-    setsockopt, socket, sockopt,
-};
-use nix::sys::time::TimeVal;
+use nix::sys::socket::{MsgFlags, recv, send, setsockopt, sockopt};
 use thiserror::Error;
 
-/// How long the kernel may take to answer; it answers within the call as a rule.
-const DEADLINE_SECONDS: i64 = 5;
-
-/// The room for the kernel's answers: one acknowledgement a message, some with texts.
-const RECEIVE_BUFFER: usize = 64 * 1024;
+use super::nfnetlink::{
+    Attributes, FLAG_REQUEST, RECEIVE_BUFFER, acknowledge, error_number, message, messages, number,
+    open,
+};
 
 /// Why the kernel did not take a batch. Nothing of it is in force.
 #[derive(Debug, Error)]
@@ -176,7 +171,7 @@ pub enum Step {
     /// Judges by what the map says of what was loaded.
     VerdictOf(String),
     /// Replaces what was loaded by what the map says of it.
-    Translate(Map),
+    Translate(String),
     /// Loads a random number below this.
     Random(u32),
     /// Sends the packet to the address that was loaded.
@@ -187,22 +182,6 @@ pub enum Step {
     Count,
     /// Judges.
     Verdict(Verdict),
-}
-
-/// A set or map.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Map {
-    name: String,
-    /// Names one without a name of its own within the batch that makes it.
-    id: u32,
-}
-
-impl Map {
-    /// The one with this name.
-    pub fn named(name: impl Into<String>) -> Self {
-        let name = name.into();
-        Self { name, id: 0 }
-    }
 }
 
 /// Changes that come into force together.
@@ -221,11 +200,10 @@ const DELETE_CHAIN: u16 = 5;
 const NEW_RULE: u16 = 6;
 const DELETE_RULE: u16 = 8;
 const NEW_SET: u16 = 9;
+const DELETE_SET: u16 = 11;
 const NEW_ELEMENTS: u16 = 12;
 const DELETE_ELEMENTS: u16 = 14;
 
-const FLAG_REQUEST: u16 = libc::NLM_F_REQUEST as u16;
-const FLAG_ACK: u16 = libc::NLM_F_ACK as u16;
 const FLAG_CREATE: u16 = libc::NLM_F_CREATE as u16;
 const FLAG_APPEND: u16 = libc::NLM_F_APPEND as u16;
 
@@ -234,8 +212,6 @@ const FLAG_APPEND: u16 = libc::NLM_F_APPEND as u16;
 const REGISTER: u32 = 1;
 const VERDICT_REGISTER: u32 = 0;
 
-const SET_IS_ANONYMOUS: u32 = 1;
-const SET_IS_CONSTANT: u32 = 2;
 const SET_IS_MAP: u32 = 8;
 /// Tells `nft list` that the keys have the byte order of the machine: type 0
 /// (`NFTNL_UDATA_SET_KEYBYTEORDER` of libnftnl), 4 bytes, the number 1.
@@ -256,6 +232,11 @@ impl Batch {
     /// Whether there is nothing to change.
     pub fn is_empty(&self) -> bool {
         self.messages.is_empty()
+    }
+
+    /// How many bytes the kernel is sent.
+    pub fn size(&self) -> usize {
+        self.messages.iter().map(|(message, _)| message.len()).sum()
     }
 
     /// Makes a table; one that is there stays as it is.
@@ -372,36 +353,29 @@ impl Batch {
         self.push(NEW_SET, FLAG_CREATE, family, body, format!("map {map}"));
     }
 
-    /// Makes a map from numbers to IPv4 addresses for one rule of the same batch, with which it
-    /// goes.
-    pub fn add_backends(&mut self, table: &str, addresses: &[Ipv4Addr]) -> Map {
-        // The kernel replaces the figure by a number of its own.
-        let name = "__map%d";
-        let id = self.messages.len() as u32 + 1;
+    /// Makes a map from numbers to IPv4 addresses; one that is there stays as it is.
+    pub fn add_address_map(&mut self, table: &str, map: &str) {
         let (kind, length) = KeyType::Ipv4.encode();
         let body = self
-            .set(table, name, KeyType::Number)
-            .number(3, SET_IS_MAP | SET_IS_ANONYMOUS | SET_IS_CONSTANT)
+            .set(table, map, KeyType::Number)
+            .number(3, SET_IS_MAP)
             .number(6, kind)
             .number(7, length)
             .bytes(13, &MACHINE_BYTE_ORDER);
-        let what = "a map of backends".to_owned();
+        let what = format!("map {map}");
         self.push(NEW_SET, FLAG_CREATE, Family::Ipv4, body, what);
-        let elements: Vec<_> = (0..)
-            .zip(addresses)
-            .map(|(n, address)| Element::number(n, Data::Address((*address).into())))
-            .collect();
-        let map = Map {
-            name: name.to_owned(),
-            id,
-        };
-        self.elements(NEW_ELEMENTS, Family::Ipv4, table, &map, &elements);
-        map
+    }
+
+    /// Removes a set or map; no rule may look into it any more.
+    pub fn delete_set(&mut self, family: Family, table: &str, set: &str) {
+        let body = Attributes::new().text(1, table).text(2, set);
+        let what = format!("the removal of {set}");
+        self.push(DELETE_SET, 0, family, body, what);
     }
 
     /// Adds elements to a set or map.
     pub fn add_elements(&mut self, family: Family, table: &str, set: &str, elements: &[Element]) {
-        self.elements(NEW_ELEMENTS, family, table, &Map::named(set), elements);
+        self.elements(NEW_ELEMENTS, family, table, set, elements);
     }
 
     /// Removes elements, which must be there, from a set or map.
@@ -412,7 +386,7 @@ impl Batch {
         set: &str,
         elements: &[Element],
     ) {
-        self.elements(DELETE_ELEMENTS, family, table, &Map::named(set), elements);
+        self.elements(DELETE_ELEMENTS, family, table, set, elements);
     }
 
     /// Brings the changes into force in the namespace of the calling thread.
@@ -420,12 +394,18 @@ impl Batch {
     /// # Errors
     /// Names what the kernel refused; nothing is changed then.
     pub fn apply(&self) -> Result<(), NftError> {
+        let Some(last) = self.messages.len().checked_sub(1) else {
+            return Ok(());
+        };
         let socket = open().map_err(|error| NftError::Socket(error.into()))?;
         let mut bytes = envelope(BATCH_BEGIN, 0);
         for (index, (message, _)) in self.messages.iter().enumerate() {
             let mut message = message.clone();
             // Sequence numbers tell which message an answer is about.
-            message[8..12].copy_from_slice(&(index as u32 + 1).to_ne_bytes());
+            number(&mut message, index as u32 + 1);
+            if index == last {
+                acknowledge(&mut message);
+            }
             bytes.extend(message);
         }
         bytes.extend(envelope(BATCH_END, self.messages.len() as u32 + 1));
@@ -436,35 +416,32 @@ impl Batch {
         }
         send(socket.as_raw_fd(), &bytes, MsgFlags::empty())
             .map_err(|error| NftError::Socket(error.into()))?;
-        self.await_answers(&socket)
+        self.await_answer(&socket)
     }
 
-    /// One answer comes for each message; an error comes first and voids the rest.
-    fn await_answers(&self, socket: &OwnedFd) -> Result<(), NftError> {
+    /// The first refusal, which voids the rest, comes before the answer to the last message.
+    fn await_answer(&self, socket: &OwnedFd) -> Result<(), NftError> {
         let mut buffer = vec![0; RECEIVE_BUFFER];
-        let mut missing = self.messages.len();
-        while missing > 0 {
+        loop {
             let length = recv(socket.as_raw_fd(), &mut buffer, MsgFlags::empty())
                 .map_err(|error| NftError::Socket(error.into()))?;
-            for (kind, sequence, body) in messages(&buffer[..length]) {
-                if kind != libc::NLMSG_ERROR as u16 {
-                    continue;
-                }
-                let code = body
-                    .first_chunk::<4>()
-                    .map_or(0, |b| i32::from_ne_bytes(*b));
-                if code != 0 {
-                    let index = (sequence as usize).wrapping_sub(1);
-                    let what = self.messages.get(index).map(|(_, what)| what.clone());
-                    return Err(NftError::Refused {
-                        what: what.unwrap_or_else(|| "the batch".to_owned()),
-                        source: io::Error::from_raw_os_error(-code),
-                    });
-                }
-                missing = missing.saturating_sub(1);
+            let mut answers = messages(&buffer[..length]);
+            let Some((_, sequence, body)) =
+                answers.find(|(kind, ..)| *kind == libc::NLMSG_ERROR as u16)
+            else {
+                continue;
+            };
+            let code = error_number(body);
+            if code == 0 {
+                return Ok(());
             }
+            let index = (sequence as usize).wrapping_sub(1);
+            let what = self.messages.get(index).map(|(_, what)| what.clone());
+            return Err(NftError::Refused {
+                what: what.unwrap_or_else(|| "the batch".to_owned()),
+                source: io::Error::from_raw_os_error(code),
+            });
         }
-        Ok(())
     }
 
     fn set(&self, table: &str, set: &str, key: KeyType) -> Attributes {
@@ -483,7 +460,7 @@ impl Batch {
         message: u16,
         family: Family,
         table: &str,
-        set: &Map,
+        set: &str,
         elements: &[Element],
     ) {
         let flags = match message {
@@ -497,24 +474,14 @@ impl Batch {
                 .fold(Attributes::new(), |list, e| list.nested(1, &e.encode()));
             let body = Attributes::new()
                 .text(1, table)
-                .text(2, &set.name)
+                .text(2, set)
                 .nested(3, &list);
-            let body = match set.id {
-                0 => body,
-                id => body.number(4, id),
-            };
-            self.push(
-                message,
-                flags,
-                family,
-                body,
-                format!("elements of {}", set.name),
-            );
+            self.push(message, flags, family, body, format!("elements of {set}"));
         }
     }
 
     fn push(&mut self, kind: u16, flags: u16, family: Family, body: Attributes, what: String) {
-        let flags = FLAG_REQUEST | FLAG_ACK | flags;
+        let flags = FLAG_REQUEST | flags;
         let message = message((SUBSYSTEM << 8) | kind, flags, family as u8, 0, &body.0);
         self.messages.push((message, what));
     }
@@ -609,7 +576,7 @@ impl Step {
                 let body = Attributes::new().text(1, set).number(2, REGISTER);
                 expression("lookup", &body.number(5, u32::from(*inverted)))
             }
-            Self::VerdictOf(map) => lookup(&Map::named(map), VERDICT_REGISTER),
+            Self::VerdictOf(map) => lookup(map, VERDICT_REGISTER),
             Self::Translate(map) => lookup(map, REGISTER),
             Self::Random(below) => expression("numgen", &load.number(2, *below).number(3, 1)),
             Self::DestinationNat(family) => {
@@ -643,15 +610,11 @@ fn compare(operation: u32, data: &[u8]) -> Attributes {
     expression("cmp", &body.nested(3, &value(data)))
 }
 
-fn lookup(map: &Map, destination: u32) -> Attributes {
+fn lookup(map: &str, destination: u32) -> Attributes {
     let body = Attributes::new()
-        .text(1, &map.name)
+        .text(1, map)
         .number(2, REGISTER)
         .number(3, destination);
-    let body = match map.id {
-        0 => body,
-        id => body.number(4, id),
-    };
     expression("lookup", &body)
 }
 
@@ -663,109 +626,19 @@ fn value(bytes: &[u8]) -> Attributes {
     Attributes::new().bytes(1, bytes)
 }
 
-/// Netlink attributes: length and type (16 bits each), content, padding to 4 bytes.
-#[derive(Debug, Clone, Default)]
-struct Attributes(Vec<u8>);
-
-impl Attributes {
-    fn new() -> Self {
-        Self::default()
-    }
-
-    fn bytes(mut self, kind: u16, content: &[u8]) -> Self {
-        let length = u16::try_from(4 + content.len()).unwrap_or(u16::MAX);
-        self.0.extend(length.to_ne_bytes());
-        self.0.extend(kind.to_ne_bytes());
-        self.0.extend(content);
-        self.0.resize(self.0.len().next_multiple_of(4), 0);
-        self
-    }
-
-    fn number(self, kind: u16, number: u32) -> Self {
-        self.bytes(kind, &number.to_be_bytes())
-    }
-
-    fn text(self, kind: u16, text: &str) -> Self {
-        self.bytes(kind, &[text.as_bytes(), &[0]].concat())
-    }
-
-    fn nested(self, kind: u16, inner: &Self) -> Self {
-        self.bytes(libc::NLA_F_NESTED as u16 | kind, &inner.0)
-    }
-}
-
-fn open() -> nix::Result<OwnedFd> {
-    let socket = socket(
-        AddressFamily::Netlink,
-        SockType::Raw,
-        SockFlag::SOCK_CLOEXEC,
-        SockProtocol::NetlinkNetFilter,
-    )?;
-    bind(socket.as_raw_fd(), &NetlinkAddr::new(0, 0))?;
-    let deadline = TimeVal::new(DEADLINE_SECONDS, 0);
-    setsockopt(&socket, sockopt::ReceiveTimeout, &deadline)?;
-    // A large batch is answered before the first answer is read.
-    let _ = setsockopt(&socket, sockopt::RcvBufForce, &(4 * 1024 * 1024));
-    Ok(socket)
-}
-
 /// The begin and end of a batch name the subsystem.
 fn envelope(kind: u16, sequence: u32) -> Vec<u8> {
     let mut bytes = message(kind, FLAG_REQUEST, 0, SUBSYSTEM, &[]);
-    bytes[8..12].copy_from_slice(&sequence.to_ne_bytes());
+    number(&mut bytes, sequence);
     bytes
-}
-
-/// `struct nlmsghdr` and `struct nfgenmsg` before the attributes.
-fn message(kind: u16, flags: u16, family: u8, resource: u16, body: &[u8]) -> Vec<u8> {
-    let length = 16 + 4 + body.len();
-    let mut bytes = Vec::with_capacity(length);
-    bytes.extend((length as u32).to_ne_bytes());
-    bytes.extend(kind.to_ne_bytes());
-    bytes.extend(flags.to_ne_bytes());
-    bytes.extend([0; 8]);
-    bytes.extend([family, 0]);
-    bytes.extend(resource.to_be_bytes());
-    bytes.extend(body);
-    bytes
-}
-
-/// Type, sequence number and body of each message.
-fn messages(mut bytes: &[u8]) -> impl Iterator<Item = (u16, u32, &[u8])> {
-    std::iter::from_fn(move || {
-        let header = bytes.first_chunk::<16>()?;
-        let [l0, l1, l2, l3, k0, k1, _, _, s0, s1, s2, s3, ..] = *header;
-        let length = u32::from_ne_bytes([l0, l1, l2, l3]) as usize;
-        let body = bytes.get(16..length)?;
-        bytes = bytes.get(length.next_multiple_of(4)..).unwrap_or(&[]);
-        let kind = u16::from_ne_bytes([k0, k1]);
-        Some((kind, u32::from_ne_bytes([s0, s1, s2, s3]), body))
-    })
 }
 
 #[cfg(test)]
 mod tests {
     use std::process::Command;
 
-    use nix::sched::{CloneFlags, unshare};
-
     use super::*;
-
-    #[test]
-    fn attributes_are_padded_and_nested() {
-        let inner = Attributes::new().text(1, "ab");
-        assert_eq!(inner.0, [7, 0, 1, 0, b'a', b'b', 0, 0]);
-        let outer = Attributes::new().nested(4, &inner);
-        assert_eq!(outer.0[..4], [12, 0, 4, 0x80]);
-    }
-
-    #[test]
-    fn answers_that_are_cut_off_are_left_out() {
-        assert_eq!(messages(&[1, 2, 3]).count(), 0);
-        let whole = message(2, 0, 0, 0, &[0; 8]);
-        assert_eq!(messages(&whole).count(), 1);
-        assert_eq!(messages(&whole[..20]).count(), 0);
-    }
+    use crate::linux::netns::tests::in_namespace;
 
     #[test]
     fn the_kernel_takes_a_balancer_and_shows_it() {
@@ -774,11 +647,12 @@ mod tests {
             batch.replace_table(Family::Ipv4, "weave");
             batch.add_verdict_map(Family::Ipv4, "weave", "services", KeyType::Ipv4);
             batch.add_chain(Family::Ipv4, "weave", "web");
-            let backends = [[10, 0, 0, 3], [10, 0, 0, 4]].map(Ipv4Addr::from);
-            let backends = batch.add_backends("weave", &backends);
+            batch.add_address_map("weave", "tasks");
+            let task = |n, last| Element::number(n, Data::Address([10, 0, 0, last].into()));
+            batch.add_elements(Family::Ipv4, "weave", "tasks", &[task(0, 3), task(1, 4)]);
             let balance = [
                 Step::Random(2),
-                Step::Translate(backends),
+                Step::Translate("tasks".to_owned()),
                 Step::DestinationNat(Family::Ipv4),
             ];
             batch.add_rule(Family::Ipv4, "weave", "web", &balance);
@@ -804,7 +678,8 @@ mod tests {
             let shown = nft_list();
             for text in [
                 "10.0.0.2 : goto web",
-                "dnat to numgen random mod 2 map { 0 : 10.0.0.3, 1 : 10.0.0.4 }",
+                "0 : 10.0.0.3",
+                "dnat to numgen random mod 2 map @tasks",
                 "type nat hook output",
             ] {
                 assert!(shown.contains(text), "{shown}");
@@ -840,18 +715,6 @@ mod tests {
             batch.delete_table(Family::Ipv4, "weave");
             batch.apply().unwrap();
         });
-    }
-
-    /// Runs the test in a network namespace of its own, which ends with the thread.
-    fn in_namespace(test: impl FnOnce() + Send + 'static) {
-        if !nix::unistd::geteuid().is_root() {
-            return;
-        }
-        let thread = std::thread::spawn(|| {
-            unshare(CloneFlags::CLONE_NEWNET).unwrap();
-            test();
-        });
-        thread.join().unwrap();
     }
 
     fn nft_list() -> String {

@@ -7,6 +7,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
 use nix::errno::Errno;
 use nix::libc;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::netns::NetNs;
 
@@ -33,7 +34,11 @@ impl PacketSocket {
 
     /// Receives from now on every frame that passes the device of this number.
     pub fn listen(&self, interface: u32) -> io::Result<()> {
-        let address = address(interface, libc::ETH_P_ALL as u16);
+        self.bind(interface, libc::ETH_P_ALL as u16)
+    }
+
+    fn bind(&self, interface: u32, protocol: u16) -> io::Result<()> {
+        let address = address(interface, protocol);
         // SAFETY: the pointer and the length describe `address`, which outlives the call; the
         // kernel only reads it.
         let result = unsafe {
@@ -45,6 +50,39 @@ impl PacketSocket {
         };
         Errno::result(result)?;
         Ok(())
+    }
+
+    /// Receives from now on the frames of one protocol (EtherType) that come in by any device.
+    pub fn listen_for(&self, protocol: u16) -> io::Result<()> {
+        self.bind(0, protocol)
+    }
+
+    /// Reads one frame, waiting up to this many milliseconds; returns its length and the number of
+    /// the device by which it came.
+    ///
+    /// # Errors
+    /// `WouldBlock` when none came in time.
+    pub fn receive(&self, buffer: &mut [u8], patience: u16) -> io::Result<(usize, u32)> {
+        let mut ready = [PollFd::new(self.fd.as_fd(), PollFlags::POLLIN)];
+        if poll(&mut ready, PollTimeout::from(patience))? == 0 {
+            return Err(io::ErrorKind::WouldBlock.into());
+        }
+        let mut from = address(0, 0);
+        let mut length = size_of_val(&from) as libc::socklen_t;
+        // SAFETY: the pointers come with the lengths of what they point to, which outlives the
+        // call; the kernel writes no more than that.
+        let result = unsafe {
+            libc::recvfrom(
+                self.fd.as_raw_fd(),
+                buffer.as_mut_ptr().cast(),
+                buffer.len(),
+                libc::MSG_DONTWAIT,
+                (&raw mut from).cast(),
+                &raw mut length,
+            )
+        };
+        let received = Errno::result(result)?;
+        Ok((received.cast_unsigned(), from.sll_ifindex.cast_unsigned()))
     }
 
     /// Sends one frame, beginning with its Ethernet header, out of the device of this number.

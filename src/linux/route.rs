@@ -1,14 +1,34 @@
-//! The host's routes, as far as they tell how large a packet may be.
+//! The host's routes: where they lead, and how large a packet may be on its way.
 
 use std::net::IpAddr;
 
-use netlink_packet_route::route::{RouteAttribute, RouteMessage, RouteMetric};
+use ipnet::IpNet;
+use netlink_packet_route::route::{
+    RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteMetric, RouteType,
+};
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use nix::errno::Errno;
 
 use super::netlink::{Netlink, NetlinkError, Result};
 
+/// A route that leads somewhere in particular.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Route {
+    /// Where to.
+    pub destination: IpNet,
+    /// Through which interface, by its index.
+    pub interface: u32,
+}
+
 impl Netlink {
+    /// The IPv4 routes of the main table, without default routes.
+    pub fn ipv4_routes(&mut self) -> Result<Vec<Route>> {
+        let mut message = RouteMessage::default();
+        message.header.address_family = AddressFamily::Inet;
+        let all = self.dump(&RouteNetlinkMessage::GetRoute(message))?;
+        Ok(all.iter().filter_map(destination).collect())
+    }
+
     /// The largest IP packet that this namespace sends to an address, in bytes: the smaller of
     /// what its route says (including what routers on the path have complained of) and of the
     /// interface's MTU; `None` when there is no route.
@@ -46,6 +66,30 @@ fn no_route(error: &NetlinkError) -> bool {
     ]
     .iter()
     .any(|reason| error.is(*reason))
+}
+
+fn destination(message: &RouteNetlinkMessage) -> Option<Route> {
+    let RouteNetlinkMessage::NewRoute(message) = message else {
+        return None;
+    };
+    let header = &message.header;
+    if header.table != RouteHeader::RT_TABLE_MAIN || header.kind != RouteType::Unicast {
+        return None;
+    }
+    let mut interface = None;
+    let mut to = None;
+    for attribute in &message.attributes {
+        match attribute {
+            RouteAttribute::Oif(index) => interface = Some(*index),
+            RouteAttribute::Destination(RouteAddress::Inet(address)) => to = Some(*address),
+            _ => {}
+        }
+    }
+    let destination = IpNet::new(to?.into(), header.destination_prefix_length).ok()?;
+    Some(Route {
+        destination,
+        interface: interface?,
+    })
 }
 
 fn parse(message: &RouteNetlinkMessage) -> Option<(u32, Option<u32>)> {

@@ -1,4 +1,4 @@
-//! The tunnel's UDP socket: many datagrams per system call, in both directions.
+//! UDP sockets: many datagrams per system call, in both directions.
 //!
 //! `UDP_SEGMENT` sends up to 64 datagrams of one size as one (linux/udp.h), `UDP_GRO` receives
 //! them as one. Where the kernel or a device refuses, datagrams go one by one.
@@ -9,7 +9,7 @@ use std::io;
 use std::mem::{self, MaybeUninit};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
 use std::ops::Range;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 use std::ptr;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -23,12 +23,12 @@ pub const MAX_SEGMENTS: usize = 64;
 pub const MAX_SEND: usize = 65_507;
 /// Sends that go down in one system call.
 const SEND_BATCH: usize = 32;
-/// Bytes of one receive buffer: an aggregate has at most 65,535.
+/// Bytes of one receive buffer where the kernel aggregates: an aggregate has at most 65,535.
 const RECEIVE_BUFFER: usize = 64 * 1024;
 /// Receive buffers when the kernel aggregates: what stays in a core's cache.
 const RECEIVE_FEW: usize = 4;
-/// Receive buffers when it does not.
-const RECEIVE_MANY: usize = 32;
+/// Receive buffers when it does not, and so the most that one call takes.
+pub const RECEIVE_MANY: usize = 32;
 /// Bytes asked for the socket's buffers in the kernel, each way: 10 ms at 12 Gb/s.
 const SOCKET_BUFFER: usize = 16 << 20;
 /// Room for one control message with an `int`.
@@ -58,7 +58,7 @@ pub struct Received {
     pub segment: usize,
 }
 
-/// A UDP socket for IPv4 and IPv6 that never fragments.
+/// A UDP socket: one for IPv4 and IPv6 that never fragments, or one that was made elsewhere.
 #[derive(Debug)]
 pub struct UdpSocket {
     socket: Socket,
@@ -78,6 +78,16 @@ impl UdpSocket {
             // A host without IPv6 refuses the family or the address.
             None => Self::bind_to(SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), port))
                 .or_else(|_| Self::bind_to(SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), port))),
+        }
+    }
+
+    /// A bound socket of one family as it is: datagrams come and go one by one.
+    pub const fn of(socket: Socket) -> Self {
+        Self {
+            socket,
+            dual: false,
+            segmentation: AtomicBool::new(false),
+            aggregation: false,
         }
     }
 
@@ -295,7 +305,7 @@ impl UdpSocket {
         };
         let mut messages = [const { MaybeUninit::<libc::mmsghdr>::uninit() }; RECEIVE_MANY];
         let mut pieces = [const { MaybeUninit::<libc::iovec>::uninit() }; RECEIVE_MANY];
-        let slots = buffers.data.chunks_exact_mut(RECEIVE_BUFFER);
+        let slots = buffers.data.chunks_exact_mut(buffers.each);
         for (at, data) in slots.take(wanted).enumerate() {
             let piece = pieces[at].write(libc::iovec {
                 iov_base: data.as_mut_ptr().cast(),
@@ -331,7 +341,7 @@ impl UdpSocket {
         for (at, message) in messages.iter().take(count).enumerate() {
             // SAFETY: the first `wanted` messages were initialised above, `count` is no more.
             let message = unsafe { message.assume_init_ref() };
-            let len = (message.msg_len as usize).min(RECEIVE_BUFFER);
+            let len = (message.msg_len as usize).min(buffers.each);
             let segment = buffers.controls[at].segment(message.msg_hdr.msg_controllen);
             let segment = segment.unwrap_or(len).clamp(1, len.max(1));
             buffers.aggregated |= segment < len;
@@ -354,6 +364,12 @@ impl UdpSocket {
     }
 }
 
+impl AsRawFd for UdpSocket {
+    fn as_raw_fd(&self) -> RawFd {
+        self.socket.as_raw_fd()
+    }
+}
+
 impl AsFd for UdpSocket {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.socket.as_fd()
@@ -363,6 +379,7 @@ impl AsFd for UdpSocket {
 /// Where datagrams are received; made once.
 pub struct ReceiveBuffers {
     data: Vec<u8>,
+    each: usize,
     addresses: Vec<libc::sockaddr_storage>,
     controls: Vec<Control>,
     received: Vec<Received>,
@@ -372,9 +389,15 @@ pub struct ReceiveBuffers {
 impl ReceiveBuffers {
     /// Room for one receive call. Memory is taken by the kernel only as it is used.
     pub fn new() -> Self {
+        Self::of(RECEIVE_BUFFER)
+    }
+
+    /// The same for datagrams of at most this many bytes; of larger ones the rest is cut off.
+    pub fn of(each: usize) -> Self {
         let nowhere = SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), 0);
         Self {
-            data: vec![0; RECEIVE_BUFFER * RECEIVE_MANY],
+            data: vec![0; each * RECEIVE_MANY],
+            each,
             // SAFETY: `sockaddr_storage` is plain data for which all zeroes is a valid value.
             addresses: vec![unsafe { mem::zeroed() }; RECEIVE_MANY],
             controls: vec![Control::new(); RECEIVE_MANY],
@@ -393,7 +416,7 @@ impl ReceiveBuffers {
     /// What came in this entry, and its bytes.
     pub fn entry(&mut self, at: usize) -> (Received, &mut [u8]) {
         let received = self.received[at];
-        let start = at * RECEIVE_BUFFER;
+        let start = self.offset(at);
         (received, &mut self.data[start..start + received.len])
     }
 
@@ -403,8 +426,8 @@ impl ReceiveBuffers {
     }
 
     /// Where an entry's bytes begin.
-    pub const fn offset(at: usize) -> usize {
-        at * RECEIVE_BUFFER
+    pub const fn offset(&self, at: usize) -> usize {
+        at * self.each
     }
 }
 

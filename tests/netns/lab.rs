@@ -22,7 +22,7 @@ use weave_net::types::{EndpointId, Mac, SegmentId};
 
 pub const VXLAN_PORT: u16 = 6784;
 /// How long to wait for what must come.
-pub const SOON: Duration = Duration::from_secs(3);
+pub const SOON: Duration = Duration::from_secs(60);
 /// How long to wait for what must not come.
 pub const A_WHILE: Duration = Duration::from_millis(150);
 /// An EtherType for experiments (IEEE 802, local experimental 1).

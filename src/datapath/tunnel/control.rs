@@ -44,6 +44,8 @@ pub(super) enum Event {
     Roamed(PeerId, SocketAddr),
     /// A probe was answered.
     ProbeAnswered(PeerId, Probe),
+    /// A packet was to be passed on to a peer to which no way is known here.
+    Unrouted(PeerId),
     /// A datagram was larger than this host's device takes.
     Suspicion(PeerId),
 }
@@ -249,6 +251,11 @@ impl Control {
                     if let Some(prober) = prober {
                         prober.handle_answer(probe.seq, now);
                     }
+                }
+            }
+            Event::Unrouted(peer) => {
+                if !self.peers.contains_key(&peer) {
+                    (self.output)(Output::Unrouted(peer));
                 }
             }
             Event::Suspicion(peer) => {

@@ -164,6 +164,8 @@ pub enum Output {
     Message(PeerId, Bytes),
     /// How a peer is reached changed.
     Path(PeerId, PathState),
+    /// Another peer wants packets passed on to this one, which was not set. May come many times.
+    Unrouted(PeerId),
 }
 
 /// One peer as the tunnel sees it.

@@ -131,7 +131,7 @@ impl Receiver {
     }
 
     fn open_entry(&mut self, table: &Table, at: usize) {
-        let base = ReceiveBuffers::offset(at);
+        let base = self.buffers.offset(at);
         let (received, data) = self.buffers.entry(at);
         let mut batch = Batch {
             me: self.me,
@@ -342,6 +342,7 @@ impl<'a> Batch<'a> {
         let peer = slot.and_then(|slot| self.table.peers[slot].as_ref());
         let path = peer.and_then(|peer| peer.path);
         let (Some(slot), Some(path)) = (slot, path) else {
+            self.events.push(Event::Unrouted(relay.to));
             return self.drops.count(DropReason::RelayFailed);
         };
         // Never back where it came from, nor on for ever.
