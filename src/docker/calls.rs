@@ -146,7 +146,11 @@ impl Calls {
             }
             "AllocateNetwork" => self.ask_network(body, Driver::allocate_network).await,
             "FreeNetwork" => self.ask_network(body, Driver::free_network).await,
-            "CreateNetwork" => self.ask_network(body, Driver::create_network).await,
+            "CreateNetwork" => {
+                let drivers = given(&mut self.drivers, READY_DEADLINE).await?;
+                drivers.ipam.network_made(&parse(body)?);
+                self.ask_network(body, Driver::create_network).await
+            }
             "DeleteNetwork" => self.ask_network(body, Driver::delete_network).await,
             "CreateEndpoint" => self.ask_network(body, Driver::create_endpoint).await,
             "EndpointOperInfo" => self.ask_network(body, Driver::endpoint_info).await,

@@ -4,15 +4,16 @@
 //! plugins. Every call opens the socket anew, as a restart of the Engine replaces it.
 
 mod model;
+mod own;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http_body_util::{BodyExt, Empty, Limited};
+use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Incoming;
-use hyper::{Request, Response, StatusCode};
+use hyper::{Method, Request, Response};
 use hyper_util::client::legacy::Client;
 use hyper_util::rt::TokioExecutor;
 use hyperlocal::UnixConnector;
@@ -20,6 +21,7 @@ use serde::de::DeserializeOwned;
 use thiserror::Error;
 
 pub use model::*;
+pub use own::{Image, OwnContainer};
 
 use crate::types::NetworkId;
 
@@ -31,6 +33,8 @@ const DEADLINE: Duration = Duration::from_secs(5);
 const MAX_REPLY: usize = 32 << 20;
 /// The longest event read: one carries the labels of its container.
 const MAX_EVENT: usize = 1 << 20;
+/// What bodies are, unless said otherwise.
+const JSON: &str = "application/json";
 
 /// Why the Engine did not answer as hoped.
 #[derive(Debug, Error)]
@@ -76,6 +80,11 @@ impl EngineError {
     /// Whether the Engine says that there is no such thing.
     pub fn is_not_found(&self) -> bool {
         matches!(self, Self::Refused { status: 404, .. })
+    }
+
+    /// Whether the Engine says that there is such a thing already.
+    pub fn is_conflict(&self) -> bool {
+        matches!(self, Self::Refused { status: 409, .. })
     }
 }
 
@@ -139,6 +148,21 @@ impl Engine {
         self.get(&format!("/networks?filters={filter}")).await
     }
 
+    /// The network of this name, or whose identifier begins so.
+    pub async fn network_called(&self, name: &str) -> Result<Network, EngineError> {
+        self.get(&format!("/networks/{}", escape(name))).await
+    }
+
+    /// All networks.
+    pub async fn all_networks(&self) -> Result<Vec<Network>, EngineError> {
+        self.get("/networks").await
+    }
+
+    /// The managed plugins.
+    pub async fn plugins(&self) -> Result<Vec<Plugin>, EngineError> {
+        self.get("/plugins").await
+    }
+
     /// The running containers and where they are attached.
     pub async fn containers(&self) -> Result<Vec<Container>, EngineError> {
         self.get("/containers/json").await
@@ -156,7 +180,8 @@ impl Engine {
     /// the caller.
     pub async fn events(&self, types: &[&str]) -> Result<Events, EngineError> {
         let path = format!("/events?filters={}", filters("type", types));
-        let response = self.within(&path, self.open(&path)).await?;
+        let response = self.within(&path, self.open(&path));
+        let response = response.await?;
         Ok(Events {
             body: response.into_body(),
             buffer: Vec::new(),
@@ -165,7 +190,8 @@ impl Engine {
 
     async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, EngineError> {
         self.within(path, async {
-            let body = self.read(path, self.open(path).await?).await?;
+            let response = self.open(path).await?;
+            let body = self.read(path, response).await?;
             serde_json::from_slice(&body).map_err(|error| malformed(path, error))
         })
         .await
@@ -186,21 +212,32 @@ impl Engine {
             })
     }
 
+    async fn open(&self, path: &str) -> Result<Response<Incoming>, EngineError> {
+        self.open_with(Method::GET, path, JSON, Bytes::new()).await
+    }
+
     /// Asks in the newest version of the API that both sides know, found out every time: the
     /// Engine may have been upgraded since the last call.
-    async fn open(&self, path: &str) -> Result<Response<Incoming>, EngineError> {
-        let ping = self.request("/_ping").await?;
+    async fn open_with(
+        &self,
+        method: Method,
+        path: &str,
+        content_type: &'static str,
+        body: Bytes,
+    ) -> Result<Response<Incoming>, EngineError> {
+        let ping = self
+            .request(Method::GET, "/_ping", JSON, Bytes::new())
+            .await?;
         let version = ping
             .headers()
             .get("api-version")
             .and_then(|header| ApiVersion::parse(header.to_str().ok()?));
-        let response = match version.map(|theirs| theirs.min(NEWEST_KNOWN)) {
-            Some(ApiVersion(major, minor)) => {
-                self.request(&format!("/v{major}.{minor}{path}")).await?
-            }
-            None => self.request(path).await?,
+        let versioned = match version.map(|theirs| theirs.min(NEWEST_KNOWN)) {
+            Some(ApiVersion(major, minor)) => format!("/v{major}.{minor}{path}"),
+            None => path.to_owned(),
         };
-        if response.status() == StatusCode::OK {
+        let response = self.request(method, &versioned, content_type, body).await?;
+        if response.status().is_success() {
             return Ok(response);
         }
         let status = response.status().as_u16();
@@ -216,15 +253,27 @@ impl Engine {
         })
     }
 
-    async fn request(&self, path: &str) -> Result<Response<Incoming>, EngineError> {
-        let request = Request::get(hyperlocal::Uri::new(&self.socket, path))
+    async fn request(
+        &self,
+        method: Method,
+        path: &str,
+        content_type: &'static str,
+        body: Bytes,
+    ) -> Result<Response<Incoming>, EngineError> {
+        let mut request = Request::builder()
+            .method(method)
+            .uri(hyperlocal::Uri::new(&self.socket, path))
             // The API refuses HTTP/1.1 without a host; its name is of no importance.
-            .header(hyper::header::HOST, "docker")
-            .body(Empty::<Bytes>::new())
+            .header(hyper::header::HOST, "docker");
+        if !body.is_empty() {
+            request = request.header(hyper::header::CONTENT_TYPE, content_type);
+        }
+        let request = request
+            .body(Full::new(body))
             .map_err(|error| malformed(path, error))?;
         Client::builder(TokioExecutor::new())
             .pool_max_idle_per_host(0)
-            .build::<_, Empty<Bytes>>(UnixConnector)
+            .build::<_, Full<Bytes>>(UnixConnector)
             .request(request)
             .await
             .map_err(|error| EngineError::Unreachable {
@@ -319,7 +368,8 @@ pub(super) mod tests {
 
     use super::*;
 
-    /// An Engine of fixed answers, by path without version; anything else is not found.
+    /// An Engine of fixed answers, by path without version; `409 ` before it makes a conflict of the
+    /// answer. Anything else is not found.
     pub(in super::super) struct FakeEngine {
         dir: tempfile::TempDir,
         task: tokio::task::JoinHandle<()>,
@@ -351,9 +401,12 @@ pub(super) mod tests {
                 }
                 let prefix = version.map(|version| format!("/v{version}"));
                 let bare = prefix.and_then(|prefix| path.strip_prefix(prefix.as_str()));
-                match answers.get(bare.unwrap_or(path)) {
-                    Some(answer) => builder.body(answer.clone()),
-                    None => builder
+                let bare = bare.unwrap_or(path);
+                let conflict = answers.get(&format!("409 {bare}"));
+                match (answers.get(bare), conflict) {
+                    (Some(answer), _) => builder.body(answer.clone()),
+                    (None, Some(conflict)) => builder.status(409).body(conflict.clone()),
+                    (None, None) => builder
                         .status(404)
                         .body(format!(r#"{{"message":"no {path}"}}"#)),
                 }

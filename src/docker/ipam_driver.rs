@@ -94,6 +94,14 @@ impl IpamDriver {
         })
     }
 
+    /// The network driver's `CreateNetwork`: the addresses of the network itself have all been
+    /// asked for.
+    pub fn network_made(&self, request: &wire::CreateNetwork) {
+        let pools = request.ipv4_data.iter().chain(&request.ipv6_data);
+        let subnets = pools.filter_map(|data| data.pool.parse().ok());
+        self.ipam.network_made(subnets.collect());
+    }
+
     /// `ReleasePool`.
     pub async fn release_pool(
         &self,

@@ -19,7 +19,7 @@ const MTU_OPTION: &str = "com.docker.network.driver.mtu";
 /// Names the segment of a local-scope network.
 const SEGMENT_OPTION: &str = "works.weave.network";
 /// Turns multicast on or off.
-const MULTICAST_OPTION: &str = "works.weave.multicast";
+pub(super) const MULTICAST_OPTION: &str = "works.weave.multicast";
 
 /// Every IPv4 host must take packets of 68 bytes (RFC 791, section 3.2).
 const MIN_MTU: u16 = 68;

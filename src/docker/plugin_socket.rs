@@ -1,47 +1,25 @@
 //! The unix socket on which the Engine calls the plugin.
 
 use std::convert::Infallible;
-use std::fs;
-use std::io;
-use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use bytes::{Buf, Bytes, BytesMut};
 use futures_util::{Stream, StreamExt};
-use thiserror::Error;
 use tokio::net::UnixListener;
 use warp::Filter;
 use warp::http::{Method, Response};
 use warp::path::FullPath;
 
 use super::calls::{Answer, Calls};
+pub use super::socket_file::SocketError;
+use super::socket_file::SocketFile;
 use super::wire::CONTENT_TYPE;
 
 /// The largest request read: the Engine's have some kilobytes, with many published ports more.
 const MAX_REQUEST: usize = 4 << 20;
 /// How long calls that are being answered may delay the end.
 const FAREWELL: Duration = Duration::from_secs(2);
-
-/// Why the socket could not be made.
-#[derive(Debug, Error)]
-#[non_exhaustive]
-pub enum SocketError {
-    /// Another plugin, or another instance of this one, answers there.
-    #[error("another process already answers on {path}", path = .0.display())]
-    InUse(PathBuf),
-    /// There is a file that is not a socket.
-    #[error("{path} is in the way: expected a socket or nothing", path = .0.display())]
-    NotASocket(PathBuf),
-    /// The file system refused.
-    #[error("cannot make socket {path}: {source}", path = path.display())]
-    Io {
-        /// Which socket.
-        path: PathBuf,
-        /// What the system said.
-        source: io::Error,
-    },
-}
 
 /// A socket that listens; its file goes when this is dropped.
 #[derive(Debug)]
@@ -55,17 +33,9 @@ impl PluginSocket {
     ///
     /// From here on the Engine can connect; it is answered once [`serve`](Self::serve) runs.
     pub fn bind(path: impl Into<PathBuf>) -> Result<Self, SocketError> {
-        let path = path.into();
-        make_way(&path)?;
-        let failed = |source| SocketError::Io {
-            path: path.clone(),
-            source,
-        };
-        let (listener, inode) = listen(&path).map_err(failed)?;
-        Ok(Self {
-            listener,
-            file: SocketFile { path, inode },
-        })
+        let root_alone = |_: &Path| Ok(());
+        let (listener, file) = SocketFile::bind(path.into(), root_alone)?;
+        Ok(Self { listener, file })
     }
 
     /// Answers calls until `shutdown`, then lets those at hand end, within bounds.
@@ -93,76 +63,6 @@ impl PluginSocket {
             }
         }
     }
-}
-
-/// The socket's name in the file system.
-#[derive(Debug)]
-struct SocketFile {
-    path: PathBuf,
-    inode: u64,
-}
-
-impl Drop for SocketFile {
-    fn drop(&mut self) {
-        // A successor may have put its own in this place.
-        if fs::symlink_metadata(&self.path).is_ok_and(|file| file.ino() == self.inode) {
-            let _ = fs::remove_file(&self.path);
-        }
-    }
-}
-
-/// Makes sure that no living socket is replaced, nor anything that is not a socket.
-fn make_way(path: &Path) -> Result<(), SocketError> {
-    let Ok(metadata) = fs::symlink_metadata(path) else {
-        return Ok(());
-    };
-    if !metadata.file_type().is_socket() {
-        return Err(SocketError::NotASocket(path.to_owned()));
-    }
-    match is_answered(path) {
-        Ok(true) => Err(SocketError::InUse(path.to_owned())),
-        Ok(false) => Ok(()),
-        Err(source) => Err(SocketError::Io {
-            path: path.to_owned(),
-            source,
-        }),
-    }
-}
-
-/// Whether somebody listens. Does not block, as connecting would where the queue is full.
-fn is_answered(path: &Path) -> io::Result<bool> {
-    let socket = socket2::Socket::new(
-        socket2::Domain::UNIX,
-        socket2::Type::STREAM.nonblocking(),
-        None,
-    )?;
-    match socket.connect(&socket2::SockAddr::unix(path)?) {
-        Ok(()) => Ok(true),
-        Err(error) => match error.kind() {
-            io::ErrorKind::WouldBlock => Ok(true),
-            io::ErrorKind::ConnectionRefused | io::ErrorKind::NotFound => Ok(false),
-            _ => Err(error),
-        },
-    }
-}
-
-/// Binds beside the path and renames: what stands at the path is never open to others, and a stale
-/// socket is replaced.
-fn listen(path: &Path) -> io::Result<(UnixListener, u64)> {
-    if let Some(dir) = path.parent() {
-        fs::create_dir_all(dir)?;
-    }
-    // Not `.sock`: the Engine takes every file of that name for a plugin.
-    let new = path.with_extension("new");
-    match fs::remove_file(&new) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        _ => {}
-    }
-    let listener = UnixListener::bind(&new)?;
-    fs::set_permissions(&new, fs::Permissions::from_mode(0o600))?;
-    let inode = fs::symlink_metadata(&new)?.ino();
-    fs::rename(&new, path)?;
-    Ok((listener, inode))
 }
 
 async fn answer(
@@ -210,6 +110,9 @@ fn bad_request(status: u16, error: &str) -> Answer {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+    use std::os::unix::fs::MetadataExt;
+
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::net::UnixStream;
     use tokio::sync::{oneshot, watch};

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 use crate::docker::wire::or_default;
 
@@ -140,6 +140,9 @@ pub struct NodeStatus {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
 #[serde(default, rename_all = "PascalCase")]
 pub struct ManagerStatus {
+    /// Whether it is the one that decides.
+    #[serde(deserialize_with = "or_default")]
+    pub leader: bool,
     /// Its address with swarm's port.
     #[serde(deserialize_with = "or_default")]
     pub addr: String,
@@ -170,12 +173,30 @@ pub struct Network {
     /// The driver's options.
     #[serde(deserialize_with = "or_default")]
     pub options: BTreeMap<String, String>,
+    /// The containers on it, by identifier; only told of one network.
+    #[serde(deserialize_with = "or_default")]
+    pub containers: BTreeMap<String, NetworkContainer>,
+}
+
+/// A container on a [`Network`].
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(default, rename_all = "PascalCase")]
+pub struct NetworkContainer {
+    /// Its IPv4 address with prefix length.
+    #[serde(rename = "IPv4Address", deserialize_with = "or_default")]
+    pub ipv4_address: String,
+    /// Its IPv6 address with prefix length.
+    #[serde(rename = "IPv6Address", deserialize_with = "or_default")]
+    pub ipv6_address: String,
 }
 
 /// The subnets of a [`Network`].
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
 #[serde(default, rename_all = "PascalCase")]
 pub struct NetworkIpam {
+    /// The IPAM driver's name.
+    #[serde(deserialize_with = "or_default")]
+    pub driver: String,
     /// One for each.
     #[serde(deserialize_with = "or_default")]
     pub config: Vec<IpamConfig>,
@@ -191,6 +212,60 @@ pub struct IpamConfig {
     /// The gateway, with or without prefix length.
     #[serde(deserialize_with = "or_default")]
     pub gateway: String,
+    /// Addresses that no container gets (`--aux-address`), by their names.
+    #[serde(deserialize_with = "or_default")]
+    pub auxiliary_addresses: BTreeMap<String, String>,
+}
+
+/// One of `GET /plugins`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(default, rename_all = "PascalCase")]
+pub struct Plugin {
+    /// Its identifier.
+    #[serde(deserialize_with = "or_default")]
+    pub id: String,
+    /// Its name, which is that of its drivers.
+    #[serde(deserialize_with = "or_default")]
+    pub name: String,
+}
+
+/// What `POST /networks/create` takes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct NewNetwork {
+    /// Its name.
+    pub name: String,
+    /// Refuse a second network of this name; newer Engines always do.
+    pub check_duplicate: bool,
+    /// Its driver's name.
+    pub driver: String,
+    /// Whether containers may be attached to it by hand, where it is a swarm's.
+    pub attachable: bool,
+    /// The driver's options.
+    pub options: BTreeMap<String, String>,
+    /// Where its addresses come from.
+    #[serde(rename = "IPAM")]
+    pub ipam: NewIpam,
+}
+
+/// Where the addresses of a [`NewNetwork`] come from.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct NewIpam {
+    /// The IPAM driver's name.
+    pub driver: String,
+    /// Its options.
+    pub options: BTreeMap<String, String>,
+    /// One for each subnet.
+    pub config: Vec<NewIpamConfig>,
+}
+
+/// One subnet of a [`NewNetwork`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct NewIpamConfig {
+    /// The subnet.
+    pub subnet: String,
 }
 
 /// One of `GET /containers/json`.

@@ -22,7 +22,10 @@ impl NetworksTwin {
         let config = network::Config {
             id: PeerId::from_bytes([1; 16]),
             nickname: "host1".to_owned(),
-            policy: Policy { encrypt: false },
+            policy: Policy {
+                encrypt: false,
+                trusts: false,
+            },
             mtu: None,
             multicast: false,
         };

@@ -1,0 +1,36 @@
+#!/usr/bin/env bash
+# Other clients of Docker's API: a compose project of three services on two hosts, whose services reach
+# each other by name, and docker's own library for Python, which sees the same through the proxy as past it.
+. "$(dirname "$0")/lib.sh"
+. "$(dirname "$0")/proxy.sh"
+
+launch_up 2
+project=$WORK/project
+mkdir -p "$project"
+cat >"$project/docker-compose.yml" <<'YAML'
+version: "2.4"
+services:
+  db: {image: lab, container_name: db, network_mode: bridge, command: answer 80 tcp}
+  shop: {image: lab, container_name: shop, network_mode: bridge}
+  front: {image: lab, container_name: front, network_mode: bridge, restart: always}
+YAML
+compose() { # N ARGS...
+  on "$1" env DOCKER_HOST=unix:///var/run/weave/weave.sock timeout 60 docker-compose \
+    --project-directory "$project" -f "$project/docker-compose.yml" "${@:2}" 2>&1
+}
+compose 1 up -d db shop >/dev/null
+compose 2 up -d front >/dev/null
+for name in db shop; do wait_for 5 names 2 front $name "$(address 1 $name weave)"; done
+wait_for 5 names 1 shop front "$(address 2 front weave)"
+for name in db shop; do reaches 2 front "$(address 1 $name weave)"; done
+assert_contains "$(compose 1 exec -T db hostname -f)" db.weave.local
+compose 1 down >/dev/null
+compose 2 down >/dev/null
+assert_eq "$(d 1 ps -aq -f name=db -f name=shop)$(d 2 ps -aq -f name=front)" ''
+
+past=$(on 1 python3 "$HERE/client_calls.py" unix:///run/docker.sock)
+through=$(on 1 python3 "$HERE/client_calls.py" unix:///run/weave/weave.sock)
+assert_eq "$(wc -l <<<"$past")" "$(wc -l <<<"$through")" 'calls'
+diff <(echo "$past") <(echo "$through") || fail 'the proxy is not the same'
+echo "$(wc -l <<<"$through") calls are the same"
+launch_down
