@@ -444,6 +444,7 @@ impl Sim {
                 let peer = &self.nodes[other];
                 let session = Session {
                     peer: peer.id,
+                    nickname: String::new(),
                     public_key: peer.key,
                     instance: peer.instance,
                     remote: SocketAddr::new(
@@ -883,7 +884,6 @@ fn two_hundred_peers_agree_with_bounded_traffic() {
 }
 
 #[test]
-#[ignore = "takes minutes"]
 fn two_hundred_peers_agree_after_failures() {
     let setup = Setup {
         conn_limit: 8,

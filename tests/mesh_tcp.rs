@@ -11,7 +11,7 @@ use weave_net::mesh::{Key, Kind, Mesh, MeshConfig, MeshEvent, MeshStatus};
 use weave_net::store::Store;
 use weave_net::types::{PeerId, Secret};
 
-const PATIENCE: Duration = Duration::from_secs(10);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 fn config(nickname: &str, target: Option<SocketAddr>) -> MeshConfig {
     let targets = target

@@ -20,6 +20,7 @@ use super::framing::{self, Opener, Sealer};
 use super::handshake::{Established, Handshake, Role};
 use super::message::Message;
 use super::refusal::Refusal;
+use super::traffic::Traffic;
 
 const DIAL_TIMEOUT: Duration = Duration::from_secs(3);
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
@@ -80,6 +81,7 @@ pub(super) struct Queue {
 pub(super) struct Outbox {
     messages: mpsc::UnboundedReceiver<Bytes>,
     level: Arc<Level>,
+    traffic: Arc<Traffic>,
 }
 
 /// How full a queue is.
@@ -93,8 +95,8 @@ struct Level {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Overflow;
 
-/// A queue for a connection.
-pub(super) fn queue() -> (Queue, Outbox) {
+/// A queue for a connection whose bytes are counted there.
+pub(super) fn queue(traffic: &Arc<Traffic>) -> (Queue, Outbox) {
     let (sender, receiver) = mpsc::unbounded_channel();
     let level = Arc::new(Level::default());
     let queue = Queue {
@@ -104,6 +106,7 @@ pub(super) fn queue() -> (Queue, Outbox) {
     let outbox = Outbox {
         messages: receiver,
         level,
+        traffic: Arc::clone(traffic),
     };
     (queue, outbox)
 }
@@ -236,6 +239,7 @@ pub(super) async fn run(
     tracing::debug!(%remote, protocol = established.protocol, peer = %established.peer, "authenticated");
     let session = Session {
         peer: established.peer,
+        nickname: established.details.nickname.clone(),
         public_key: established.public_key,
         instance: established.details.instance,
         remote,
@@ -256,6 +260,7 @@ pub(super) async fn run(
 fn own_session(local: &Credentials, remote: SocketAddr, near: SocketAddr) -> Session {
     Session {
         peer: local.identity.id(),
+        nickname: local.details.nickname.clone(),
         public_key: *local.identity.public_key(),
         instance: local.details.instance,
         remote,
@@ -326,8 +331,9 @@ async fn talk(
 ) {
     let (sealer, opener) = framing::split(established.transport, &established.surplus);
     let (mut from_peer, mut to_peer) = stream.into_split();
+    let traffic = Arc::clone(&outbox.traffic);
     let reason = tokio::select! {
-        reason = listen(conn, &mut from_peer, opener, &reports) => Some(reason),
+        reason = listen(conn, &mut from_peer, opener, &traffic, &reports) => Some(reason),
         written = speak(conn, &mut to_peer, sealer, outbox, &reports) => written.err(),
     };
     match reason {
@@ -347,6 +353,7 @@ async fn listen(
     conn: ConnId,
     from_peer: &mut OwnedReadHalf,
     mut opener: Opener,
+    traffic: &Traffic,
     reports: &Reports,
 ) -> String {
     loop {
@@ -375,7 +382,7 @@ async fn listen(
         buffer.reserve(READ_BUFFER);
         match from_peer.read_buf(buffer).await {
             Ok(0) => return "the other side closed the connection".to_owned(),
-            Ok(_) => {}
+            Ok(bytes) => traffic.received(bytes),
             Err(error) => return error.to_string(),
         }
     }
@@ -400,7 +407,7 @@ async fn speak(
         }
         sealer.seal(&mut wire).map_err(|e| e.to_string())?;
         match timeout(WRITE_TIMEOUT, to_peer.write_all(&wire)).await {
-            Ok(Ok(())) => {}
+            Ok(Ok(())) => outbox.traffic.sent(wire.len()),
             Ok(Err(error)) => return Err(error.to_string()),
             Err(_) => return Err("the other side does not read what it is sent".to_owned()),
         }
@@ -456,7 +463,7 @@ mod tests {
 
     #[test]
     fn a_queue_leaves_out_news_until_the_peer_has_caught_up() {
-        let (queue, mut outbox) = queue();
+        let (queue, mut outbox) = queue(&Arc::default());
         (0..1000).for_each(|_| queue.push(&news()).unwrap());
         let level = outbox.level.bytes.load(Ordering::Relaxed);
         assert!(level < MAX_QUEUED + 64 * 1024, "{level}");
@@ -471,7 +478,7 @@ mod tests {
 
     #[test]
     fn a_queue_is_bounded_whatever_is_sent() {
-        let (queue, outbox) = queue();
+        let (queue, outbox) = queue(&Arc::default());
         let routed = Message::Routed(crate::mesh::message::Routed {
             from: PeerId::from_bytes([1; 16]),
             to: PeerId::from_bytes([2; 16]),

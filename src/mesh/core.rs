@@ -108,6 +108,8 @@ pub struct KnownPeer {
 pub struct Session {
     /// Which peer.
     pub peer: PeerId,
+    /// What it calls itself.
+    pub nickname: String,
     /// Its X25519 public key.
     pub public_key: [u8; 32],
     /// The number it took at its start.

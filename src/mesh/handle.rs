@@ -95,6 +95,17 @@ impl Mesh {
         *self.id.borrow()
     }
 
+    /// Waits until this peer has another name than this, and returns it: another machine had the same
+    /// identity. For ever, if that never happens.
+    pub async fn another_id(&self, than: PeerId) -> PeerId {
+        let mut id = self.id.clone();
+        let changed = id.wait_for(|id| *id != than).await.map(|id| *id);
+        match changed {
+            Ok(id) => id,
+            Err(_) => std::future::pending().await,
+        }
+    }
+
     /// Sets a record of this peer, or removes it with `None`. Every peer gets it, at once or when
     /// it can be reached again.
     ///

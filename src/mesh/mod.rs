@@ -8,7 +8,10 @@ mod connection;
 mod connector;
 pub mod core;
 mod credentials;
+pub mod form;
 mod framing;
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;
 mod handle;
 mod handshake;
 mod identity;
@@ -23,7 +26,9 @@ mod shell;
 mod status;
 mod targets;
 mod topology;
+mod traffic;
 
+use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
@@ -35,6 +40,7 @@ use crate::types::PeerId;
 pub use self::core::{PublishError, SendError};
 pub use self::credentials::TunnelKeys;
 pub use self::handle::{DEFAULT_CONN_LIMIT, DEFAULT_PORT, Mesh, MeshConfig};
+pub use self::traffic::MeshCounters;
 
 /// Which part of the daemon a record or message belongs to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -59,6 +65,8 @@ impl Kind {
     pub const BACKEND: Self = Self(7);
     /// Handshakes of tunnel sessions (messages only).
     pub const TUNNEL: Self = Self(8);
+    /// The subnets that a peer trusts.
+    pub const TRUST: Self = Self(9);
 }
 
 /// The name of a record among those of its owner.
@@ -163,6 +171,9 @@ pub struct PeerStatus {
     pub links: Vec<PeerId>,
     /// How many records of it are known.
     pub records: usize,
+    /// How many of its changes are known: the same on all peers once news has spread.
+    #[serde(default)]
+    pub changes: u64,
 }
 
 /// What the mesh says of itself.
@@ -182,6 +193,12 @@ pub struct MeshStatus {
     pub connections: Vec<ConnectionStatus>,
     /// All known peers, this one among them.
     pub peers: Vec<PeerStatus>,
+    /// What the connections came to since the start.
+    #[serde(default)]
+    pub counters: MeshCounters,
+    /// By kind, how many records are gone that others may still have to be told of.
+    #[serde(default)]
+    pub tombstones: BTreeMap<u8, usize>,
     /// What an operator should know: cloned keys, refused passwords, addresses that do not
     /// resolve.
     pub warnings: Vec<String>,

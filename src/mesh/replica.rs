@@ -136,6 +136,16 @@ impl Replica {
             .map_or(0, |owner| owner.live + owner.leftovers.len())
     }
 
+    /// By kind, how many records of all owners are gone and kept as such.
+    pub(super) fn tombstones(&self) -> BTreeMap<u8, usize> {
+        let records = self.owners.values().flat_map(|owner| &owner.records);
+        let mut tombstones = BTreeMap::new();
+        for (key, _) in records.filter(|(_, record)| record.value.is_none()) {
+            *tombstones.entry(key.kind.0).or_default() += 1;
+        }
+        tombstones
+    }
+
     /// Sets or removes a record of this peer. Returns whether that changed anything.
     pub(super) fn publish(&mut self, key: Key, value: Option<Bytes>, now: Instant) -> bool {
         let owner = self.owners.entry(self.own).or_default();

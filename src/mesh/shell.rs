@@ -14,7 +14,7 @@ use tokio::task::{AbortHandle, JoinSet};
 
 use super::admission::Admission;
 use super::connection::{self, CLOSE_TIMEOUT, Queue, Report, Reports};
-use super::core::{Action, ConnId, Core, CoreConfig, DialError, KnownPeer, Target};
+use super::core::{Action, ConnId, Core, CoreConfig, DialError, KnownPeer, Session, Target};
 use super::credentials::{Credentials, Details, StretchedPassword};
 use super::handle::{Command, MeshConfig};
 use super::handshake::Role;
@@ -23,7 +23,8 @@ use super::keeper::{self, Keeper};
 use super::listener::{self, Heard};
 use super::message::Message;
 use super::targets::{self, Resolved, Told};
-use super::{Key, Kind, MeshEvent, MeshStatus};
+use super::traffic::Traffic;
+use super::{Key, Kind, MeshCounters, MeshEvent, MeshStatus};
 use crate::store::Store;
 use crate::types::{PeerId, Secret};
 
@@ -165,6 +166,8 @@ struct Connection {
     half_open: Option<IpAddr>,
     /// This host's address in it, once it is a session.
     near: Option<IpAddr>,
+    /// Who is at the other end, for people, once it is a session.
+    peer: Option<String>,
 }
 
 struct Shell {
@@ -184,6 +187,8 @@ struct Shell {
     listening: Result<SocketAddr, String>,
     warnings: Warnings,
     outputs: Outputs,
+    counters: MeshCounters,
+    traffic: Arc<Traffic>,
 }
 
 impl Shell {
@@ -218,6 +223,8 @@ impl Shell {
             listening,
             warnings: Warnings::default(),
             outputs,
+            counters: MeshCounters::default(),
+            traffic: Arc::default(),
         }
     }
 
@@ -312,6 +319,7 @@ impl Shell {
         let mut status = self.core.status(Instant::now());
         status.listening = self.listening.clone();
         status.password = self.config.password.is_some();
+        status.counters = self.traffic.complete(self.counters);
         status.warnings.extend(self.warnings.0.values().cloned());
         if let Err(reason) = &self.listening {
             status.warnings.push(format!("{reason}; trying again"));
@@ -337,7 +345,7 @@ impl Shell {
             return;
         }
         let conn = self.core.accept();
-        let (queue, outbox) = connection::queue();
+        let (queue, outbox) = connection::queue(&self.traffic);
         let credentials = Arc::clone(&self.credentials);
         let reports = self.outputs.reports.clone();
         let role = Role::Responder;
@@ -346,7 +354,7 @@ impl Shell {
     }
 
     fn dial(&mut self, conn: ConnId, address: SocketAddr) {
-        let (queue, outbox) = connection::queue();
+        let (queue, outbox) = connection::queue(&self.traffic);
         let credentials = Arc::clone(&self.credentials);
         let dial = connection::dial(
             conn,
@@ -370,6 +378,7 @@ impl Shell {
             task: self.tasks.spawn(run),
             half_open,
             near: None,
+            peer: None,
         };
         self.connections.insert(conn, connection);
     }
@@ -385,7 +394,13 @@ impl Shell {
                     self.admission.end(source, false, now);
                 }
                 connection.near = Some(session.local.ip());
-                tracing::info!(peer = %session.peer, remote = %session.remote, "session");
+                // One with this peer itself is over at once.
+                if session.peer != self.credentials.identity.id() {
+                    let peer = called(&session);
+                    tracing::info!(peer, remote = %session.remote, "session");
+                    connection.peer = Some(peer);
+                    self.counters.sessions += 1;
+                }
                 self.core.handle_session(conn, session, now);
                 self.check_addresses();
             }
@@ -409,8 +424,9 @@ impl Shell {
             Report::CaughtUp => self.core.handle_caught_up(conn),
             Report::Message(message) => self.core.handle_message(conn, message, now),
             Report::Closed(reason) => {
-                self.connections.remove(&conn);
-                tracing::info!(?conn, reason, "session closed");
+                if let Some(connection) = self.connections.remove(&conn) {
+                    self.note_end(&connection, &reason);
+                }
                 self.core.handle_closed(conn, &reason, now);
             }
         }
@@ -443,9 +459,10 @@ impl Shell {
             return;
         }
         connection.task.abort();
-        self.connections.remove(&conn);
         let reason = "the other side does not read what it is sent";
-        tracing::warn!(?conn, reason);
+        if let Some(connection) = self.connections.remove(&conn) {
+            self.note_end(&connection, reason);
+        }
         self.core.handle_closed(conn, reason, Instant::now());
     }
 
@@ -453,7 +470,7 @@ impl Shell {
         let Some(connection) = self.connections.remove(&conn) else {
             return;
         };
-        tracing::debug!(?conn, reason, "closing");
+        self.note_end(&connection, reason);
         if let Some(source) = connection.half_open {
             self.admission.end(source, false, Instant::now());
         }
@@ -467,6 +484,13 @@ impl Shell {
             tokio::time::sleep(CLOSE_TIMEOUT * 2).await;
             connection.task.abort();
         });
+    }
+
+    fn note_end(&mut self, connection: &Connection, reason: &str) {
+        if let Some(peer) = &connection.peer {
+            tracing::info!(peer, reason, "session closed");
+            self.counters.terminations += 1;
+        }
     }
 
     fn tell(&mut self, event: MeshEvent) {
@@ -493,14 +517,15 @@ impl Shell {
         }
     }
 
-    /// Another machine has this key and keeps it. All records of this peer move to the new one.
+    /// Another machine has this key and keeps it. The records of this peer move to the new one, but
+    /// for those that are true of the old one alone.
     async fn become_another(&mut self, evidence: &str) {
         let own = self.credentials.identity.id();
         let (mut published, mut theirs) = (Vec::new(), Vec::new());
         for (owner, key, value) in self.core.records() {
             if owner != own {
                 theirs.push((owner, key.clone()));
-            } else if key.kind != Kind::PEER && key.kind != Kind::LINK {
+            } else if !of_identity(key.kind) {
                 published.push((key.clone(), value.clone()));
             }
         }
@@ -587,6 +612,20 @@ impl Shell {
             let _ = reply.send(());
         }
     }
+}
+
+/// A peer as people know it.
+fn called(session: &Session) -> String {
+    match session.nickname.as_str() {
+        "" => session.peer.to_string(),
+        name => format!("{name} ({})", session.peer.short()),
+    }
+}
+
+/// Whether records of this kind say what only a peer of that identity may say: who it is, and what
+/// it owns.
+fn of_identity(kind: Kind) -> bool {
+    [Kind::PEER, Kind::LINK, Kind::RING].contains(&kind)
 }
 
 fn new_core(
@@ -737,12 +776,12 @@ mod tests {
                 }
             }
         };
-        timeout(Duration::from_secs(20), arrive).await.unwrap();
+        timeout(Duration::from_secs(60), arrive).await.unwrap();
         let end = async {
             let closed = MeshEvent::Unreachable { peer: stuck };
             while at_one.recv().await != Some(closed.clone()) {}
         };
-        timeout(Duration::from_secs(10), end).await.unwrap();
+        timeout(Duration::from_secs(60), end).await.unwrap();
     }
 
     #[test]

@@ -3,12 +3,12 @@
 use std::time::Instant;
 
 use super::core::{ConnId, Core, Link};
-use super::{ConnectionStatus, MeshStatus, PeerStatus};
+use super::{ConnectionStatus, MeshCounters, MeshStatus, PeerStatus};
 use crate::types::PeerId;
 
 impl Core {
-    /// The mesh for people. `listening`, `password` and the shell's own warnings are the shell's
-    /// to fill in.
+    /// The mesh for people. `listening`, `password`, counters and the shell's own warnings are the
+    /// shell's to fill in.
     pub fn status(&self, now: Instant) -> MeshStatus {
         let established = self.links.iter();
         let mut connections: Vec<_> = established
@@ -34,6 +34,8 @@ impl Core {
             password: false,
             connections,
             peers: peers.map(|peer| self.peer(peer)).collect(),
+            counters: MeshCounters::default(),
+            tombstones: self.replica.tombstones(),
             warnings,
             targets,
         }
@@ -98,6 +100,7 @@ impl Core {
             addresses,
             links: self.topology.links(id),
             records: self.replica.count(id),
+            changes: self.replica.position(id).version,
         }
     }
 

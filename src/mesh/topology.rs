@@ -5,6 +5,7 @@
 //! come are worked into it on the spot; one that goes makes it be found anew only if other paths
 //! of the same length are not at hand.
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use crate::types::PeerId;
@@ -137,6 +138,9 @@ impl Topology {
     }
 
     /// Finds the ways anew if that is needed.
+    ///
+    /// Breadth first, from whichever side has less to look at: in a mesh where nearly all are
+    /// neighbours there is next to nothing left to reach after the first step.
     pub(super) fn refresh(&mut self) {
         if !std::mem::take(&mut self.stale) {
             return;
@@ -146,17 +150,38 @@ impl Topology {
             parent: self.own,
         };
         let mut tree = BTreeMap::from([(self.own, root)]);
-        let mut queue = VecDeque::from([(self.own, 0)]);
-        while let Some((peer, distance)) = queue.pop_front() {
-            for next in self.neighbours(peer) {
-                tree.entry(next).or_insert_with(|| {
-                    queue.push_back((next, distance + 1));
-                    Branch {
-                        distance: distance + 1,
-                        parent: peer,
-                    }
-                });
+        // Peers that claim nothing can only be neighbours of this one, which come first.
+        let mut apart: BTreeSet<PeerId> = self.claims.keys().copied().collect();
+        apart.remove(&self.own);
+        let mut reached: Vec<(PeerId, PeerId)> =
+            self.neighbours(self.own).map(|to| (to, self.own)).collect();
+        let mut distance = 1;
+        while !reached.is_empty() {
+            let mut outermost = Vec::with_capacity(reached.len());
+            for (peer, parent) in reached.drain(..) {
+                if let Entry::Vacant(entry) = tree.entry(peer) {
+                    entry.insert(Branch { distance, parent });
+                    apart.remove(&peer);
+                    outermost.push(peer);
+                }
             }
+            let degrees = |peers: &mut dyn Iterator<Item = &PeerId>| -> usize {
+                peers.map(|peer| self.degree(*peer)).sum()
+            };
+            if degrees(&mut apart.iter()) < degrees(&mut outermost.iter()) {
+                let is_outermost =
+                    |peer: &PeerId| tree.get(peer).is_some_and(|b| b.distance == distance);
+                reached.extend(apart.iter().filter_map(|peer| {
+                    let parent = self.neighbours(*peer).find(is_outermost)?;
+                    Some((*peer, parent))
+                }));
+            } else {
+                reached.extend(outermost.iter().flat_map(|parent| {
+                    let new = self.neighbours(*parent).filter(|to| !tree.contains_key(to));
+                    new.map(|to| (to, *parent))
+                }));
+            }
+            distance += 1;
         }
         let before = std::mem::replace(&mut self.tree, tree);
         let gone = before.keys().filter(|peer| !self.tree.contains_key(peer));

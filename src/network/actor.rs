@@ -11,7 +11,9 @@ use tracing::{info, warn};
 
 use super::core::{Action, Attachments, Core, CoreConfig, Definitions, Plug, Remembered};
 use super::mechanic::Mechanic;
-use super::{Attachment, Command, JoinedEndpoints, NetworkError, NetworkStatus, Networks};
+use super::{
+    Attachment, Command, JoinedEndpoints, NetworkError, NetworkStatus, Networks, SharedPeers,
+};
 use crate::datapath::{Datapath, DatapathError, host_name, port_name};
 use crate::mesh::{Key, MeshEvent};
 use crate::store::Store;
@@ -61,6 +63,7 @@ impl Networks {
             remembered,
         );
         let (tell_joined, joined) = watch::channel(core.joined());
+        let (tell_shared, shared) = watch::channel(SharedPeers::new());
         let actor = Actor {
             core,
             datapath: Arc::clone(&datapath),
@@ -69,11 +72,16 @@ impl Networks {
             saved_definitions: definitions,
             saved_attachments: attachments,
             joined: tell_joined,
+            shared: tell_shared,
             problems: BTreeMap::new(),
             publish,
         };
         tokio::spawn(actor.run(queue, mesh_events));
-        Self { commands, joined }
+        Self {
+            commands,
+            joined,
+            shared,
+        }
     }
 }
 
@@ -95,6 +103,7 @@ struct Actor<D, P> {
     saved_definitions: Definitions,
     saved_attachments: Attachments,
     joined: watch::Sender<JoinedEndpoints>,
+    shared: watch::Sender<SharedPeers>,
     /// What went wrong with the devices, by what was done.
     problems: BTreeMap<String, String>,
     publish: P,
@@ -216,6 +225,9 @@ impl<D: Datapath, P: Fn(Key, Option<Bytes>) + Send + 'static> Actor<D, P> {
                 self.save_attachments_or_warn().await;
             }
             Command::UnderlayMtu(mtu) => self.core.handle_underlay_mtu(mtu),
+            Command::Transport(peer, choice) => {
+                self.core.handle_transport(peer, choice, Instant::now());
+            }
             Command::Status(reply) => {
                 let _ = reply.send(Ok(self.status()));
             }
@@ -272,6 +284,9 @@ impl<D: Datapath, P: Fn(Key, Option<Bytes>) + Send + 'static> Actor<D, P> {
                     if let Err(error) = saved {
                         warn!(%error, "endpoints of other hosts will not be remembered");
                     }
+                }
+                Action::Share(peers) => {
+                    self.shared.send_replace(peers);
                 }
                 Action::Forward(segment, forwarding) => self.mechanic.forward(segment, forwarding),
                 Action::Unplug(port) => self.mechanic.unplug(port),
@@ -472,7 +487,10 @@ mod tests {
             let config = CoreConfig {
                 id: PeerId::from_bytes([1; 16]),
                 nickname: "host1".to_owned(),
-                policy: Policy { encrypt: false },
+                policy: Policy {
+                    encrypt: false,
+                    trusts: false,
+                },
                 mtu: None,
                 multicast: false,
             };
@@ -491,7 +509,7 @@ mod tests {
                     tokio::task::yield_now().await;
                 }
             };
-            let limit = std::time::Duration::from_secs(5);
+            let limit = std::time::Duration::from_secs(60);
             tokio::time::timeout(limit, waited).await.unwrap();
         }
     }

@@ -4,8 +4,12 @@
 //! Pure: calls, mesh events and the time go in; answers come back at once, and what else is to be
 //! done is drawn with [`Core::poll_action`].
 
+mod segment;
+mod view;
+mod vni;
+
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -14,10 +18,12 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use super::record::{EndpointRecord, SegmentRecord};
-use super::status::{EndpointStatus, NetworkStatus, RouteStatus, SegmentStatus};
 use super::switch::Policy;
-use super::{EndpointSpec, Joined, JoinedEndpoints, NetworkError, NetworkSpec, VNI_OPTION};
-use crate::datapath::{Forwarding, Inventory, PortSpec, SegmentSpec, mtu, port_name};
+use super::{
+    EndpointSpec, Joined, JoinedEndpoints, NetworkError, NetworkSpec, SharedPeers, VNI_OPTION,
+};
+use crate::datapath::transport::{Choice, Reason};
+use crate::datapath::{Forwarding, Inventory, PortSpec, SegmentSpec, Via, port_name};
 use crate::mesh::{Key, Kind, MeshEvent};
 use crate::types::{EndpointId, Mac, NetworkId, PeerId, SegmentId, Vni};
 
@@ -77,6 +83,9 @@ pub(super) struct Remembered {
 struct RememberedPeer {
     address: Option<IpAddr>,
     endpoints: BTreeMap<String, EndpointRecord>,
+    /// Whether its frames went through the tunnel.
+    #[serde(default)]
+    tunnel: bool,
 }
 
 /// What is to be done outside.
@@ -96,6 +105,8 @@ pub(super) enum Action {
     Announce(SegmentId, Mac, Vec<IpAddr>),
     /// Write down what was heard of the other peers.
     Remember(Remembered),
+    /// Tell who takes part in segments of this host.
+    Share(SharedPeers),
 }
 
 /// What a join needs from the devices and gives to Docker.
@@ -145,6 +156,8 @@ struct Peer {
     segments: BTreeMap<SegmentId, SegmentRecord>,
     remembered: BTreeMap<String, EndpointRecord>,
     forget_remembered: Option<Instant>,
+    /// The transport for it, once its probes have found one.
+    choice: Option<Choice>,
 }
 
 /// The state machine.
@@ -164,6 +177,9 @@ pub(super) struct Core {
     dirty: BTreeSet<SegmentId>,
     /// Whether VNIs that were heard of may call for a change of ours.
     unsettled: bool,
+    /// Whether others may take part in our segments who did not when that was told last.
+    unshared: bool,
+    shared: SharedPeers,
     remember_at: Option<Instant>,
     actions: VecDeque<Action>,
 }
@@ -188,6 +204,8 @@ impl Core {
             peers: BTreeMap::new(),
             dirty: BTreeSet::new(),
             unsettled: false,
+            unshared: false,
+            shared: SharedPeers::new(),
             remember_at: None,
             actions: VecDeque::new(),
         };
@@ -195,6 +213,10 @@ impl Core {
             let known = Peer {
                 address: peer.address,
                 remembered: peer.endpoints,
+                choice: peer.tunnel.then_some(Choice {
+                    via: Via::Tunnel(id),
+                    reason: Reason::AsBefore,
+                }),
                 ..Peer::default()
             };
             core.peers.insert(id, known);
@@ -296,6 +318,7 @@ impl Core {
             segment.networks.remove(id);
             if segment.networks.is_empty() {
                 self.segments.remove(&name);
+                self.unshared = true;
                 self.dirty.remove(&name);
                 self.actions.push_back(Action::Remove(name.tag()));
                 self.actions
@@ -471,6 +494,7 @@ impl Core {
             MeshEvent::Forgotten { peer } => {
                 self.peer_changed(peer, now);
                 self.peers.remove(&peer);
+                self.unshared = true;
             }
             MeshEvent::Message { .. } => {}
         }
@@ -511,6 +535,14 @@ impl Core {
             self.remove_endpoint(&id);
         }
         self.drop_unused_global_networks();
+    }
+
+    /// The transport that was chosen for a peer.
+    pub(super) fn handle_transport(&mut self, id: PeerId, choice: Choice, now: Instant) {
+        if let Some(peer) = self.peers.get_mut(&id) {
+            peer.choice = Some(choice);
+            self.peer_changed(id, now);
+        }
     }
 
     /// The largest packet that the way to the other peers carries.
@@ -567,6 +599,13 @@ impl Core {
         if std::mem::take(&mut self.unsettled) {
             self.settle_vnis();
         }
+        if std::mem::take(&mut self.unshared) {
+            let shared = self.shared_peers();
+            if shared != self.shared {
+                self.shared.clone_from(&shared);
+                self.actions.push_back(Action::Share(shared));
+            }
+        }
         if let Some(action) = self.actions.pop_front() {
             return Some(action);
         }
@@ -605,32 +644,14 @@ impl Core {
             let sandbox = endpoint.sandbox.clone();
             let sandbox = sandbox.filter(|path| !path.as_os_str().is_empty())?;
             let network = endpoint.spec.network.clone();
-            Some((id.clone(), Joined { network, sandbox }))
+            let joined = Joined {
+                segment: segment_of(self.networks.get(&network)?),
+                network,
+                sandbox,
+            };
+            Some((id.clone(), joined))
         };
         self.endpoints.iter().filter_map(joined).collect()
-    }
-
-    /// What is known.
-    pub(super) fn status(&self) -> NetworkStatus {
-        NetworkStatus {
-            segments: self
-                .segments
-                .keys()
-                .filter_map(|name| self.segment_status(name))
-                .collect(),
-            endpoints: self.endpoint_statuses(),
-            routes: self
-                .peers
-                .iter()
-                .filter(|(_, peer)| peer.reachable || peer.claims().next().is_some())
-                .map(|(id, peer)| RouteStatus {
-                    peer: *id,
-                    address: peer.address,
-                    route: self.config.policy.route(peer.address),
-                })
-                .collect(),
-            warnings: self.conflicts(),
-        }
     }
 
     fn add_network(&mut self, spec: NetworkSpec) {
@@ -732,6 +753,7 @@ impl Core {
             }
         }
         self.unsettled = true;
+        self.unshared = true;
         self.refresh_segment(&name);
     }
 
@@ -781,178 +803,16 @@ impl Core {
             let mut endpoints = peer.remembered.clone();
             endpoints.extend(live);
             if !endpoints.is_empty() {
-                let address = peer.address;
-                peers.insert(*id, RememberedPeer { address, endpoints });
+                let choice = peer.choice.map(|choice| choice.via);
+                let known = RememberedPeer {
+                    address: peer.address,
+                    endpoints,
+                    tunnel: matches!(choice, Some(Via::Tunnel(_))),
+                };
+                peers.insert(*id, known);
             }
         }
         Remembered { peers }
-    }
-
-    /// Brings devices and record of a segment up to date, where they differ.
-    fn refresh_segment(&mut self, name: &SegmentId) {
-        let Some(spec) = self.segment_spec(name) else {
-            return;
-        };
-        let record = SegmentRecord {
-            vni: spec.vni,
-            underlay_mtu: self.underlay_mtu,
-            host: self.config.nickname.clone(),
-        };
-        let Some(segment) = self.segments.get_mut(name) else {
-            return;
-        };
-        if segment.ensured.as_ref() != Some(&spec) {
-            // Devices that are made anew know no forwarding.
-            segment.forwarding = None;
-            segment.ensured = Some(spec.clone());
-            self.actions.push_back(Action::Ensure(spec));
-            self.dirty.insert(name.clone());
-        }
-        if segment.published.as_ref() != Some(&record) {
-            segment.published = Some(record.clone());
-            self.actions.push_back(Action::Publish(
-                SegmentRecord::key(name),
-                Some(record.encode()),
-            ));
-        }
-    }
-
-    fn segment_spec(&self, name: &SegmentId) -> Option<SegmentSpec> {
-        let segment = self.segments.get(name)?;
-        let mtu = segment
-            .networks
-            .iter()
-            .filter_map(|id| self.networks.get(id))
-            .map(|spec| self.mtu_of(spec, name))
-            .max()
-            .unwrap_or(mtu::SMALLEST);
-        Some(SegmentSpec {
-            id: name.clone(),
-            vni: segment.vni,
-            mtu,
-            vxlan: self.config.policy.allows_vxlan(),
-            tunnel: false,
-        })
-    }
-
-    fn mtu_of(&self, spec: &NetworkSpec, name: &SegmentId) -> u16 {
-        if let Some(mtu) = spec.options.mtu.or(self.config.mtu) {
-            return mtu;
-        }
-        let others = self
-            .peers
-            .values()
-            .filter(|peer| peer.reachable)
-            .filter_map(|peer| peer.segments.get(name))
-            .map(|record| record.underlay_mtu);
-        let underlay = others.fold(self.underlay_mtu, u16::min);
-        // Some peer's being reached over IPv6 decides for all: they share the segment.
-        let to = self
-            .peers
-            .values()
-            .filter_map(|peer| peer.address)
-            .find(IpAddr::is_ipv6)
-            .unwrap_or(Ipv4Addr::UNSPECIFIED.into());
-        mtu::through_vxlan(underlay.into(), to)
-    }
-
-    /// Peers that chose VNIs apart from one another may have chosen differently for one segment,
-    /// or the same for two: the smaller VNI is kept, and by the segment whose name comes first.
-    fn settle_vnis(&mut self) {
-        let holders = self.vni_holders();
-        let mut moved = Vec::new();
-        for (name, segment) in &self.segments {
-            if self.fixed_vni(segment).is_some() {
-                continue;
-            }
-            let mine = |vni: &Vni| holders.get(vni).is_none_or(|first| first == name);
-            let agreed = self
-                .peers
-                .values()
-                .filter_map(|peer| peer.segments.get(name))
-                .map(|record| record.vni)
-                .chain([segment.vni])
-                .filter(mine)
-                .min();
-            let vni = agreed.or_else(|| self.unused_vni(name));
-            if let Some(vni) = vni.filter(|vni| *vni != segment.vni) {
-                moved.push((name.clone(), vni));
-            }
-        }
-        for (name, vni) in moved {
-            if let Some(segment) = self.segments.get_mut(&name) {
-                segment.vni = vni;
-                self.vnis.insert(name.clone(), vni);
-                self.refresh_segment(&name);
-            }
-        }
-    }
-
-    fn fixed_vni(&self, segment: &Segment) -> Option<Vni> {
-        let networks = segment.networks.iter();
-        networks
-            .filter_map(|id| self.networks.get(id))
-            .find_map(|spec| spec.options.vni)
-    }
-
-    /// The VNI of a segment that has none yet: what other peers use for it, what it had before, or
-    /// one that nobody uses.
-    fn choose_vni(&self, name: &SegmentId) -> Vni {
-        let holders = self.vni_holders();
-        self.peers
-            .values()
-            .filter_map(|peer| peer.segments.get(name))
-            .map(|record| record.vni)
-            .filter(|vni| holders.get(vni).is_none_or(|first| first == name))
-            .min()
-            .or_else(|| self.unused_vni(name))
-            // All 16 million are in use: sharing one is all that is left.
-            .unwrap_or_else(|| first_vni(name))
-    }
-
-    fn unused_vni(&self, name: &SegmentId) -> Option<Vni> {
-        let used: BTreeSet<_> = self
-            .vnis_in_use()
-            .filter(|(other, _)| other != name)
-            .map(|(_, vni)| vni)
-            .collect();
-        if let Some(before) = self.vnis.get(name).filter(|vni| !used.contains(vni)) {
-            return Some(*before);
-        }
-        let first = first_vni(name).get();
-        (first..=Vni::MAX)
-            .chain(1..first)
-            .filter_map(|number| Vni::try_from(number).ok())
-            .find(|vni| !used.contains(vni))
-    }
-
-    /// The segment that may keep each VNI.
-    fn vni_holders(&self) -> BTreeMap<Vni, SegmentId> {
-        let mut holders = BTreeMap::new();
-        for (name, vni) in self.vnis_in_use() {
-            let holder = holders.entry(vni).or_insert_with(|| name.clone());
-            if rank(&name) < rank(holder) {
-                *holder = name;
-            }
-        }
-        holders
-    }
-
-    fn vnis_in_use(&self) -> impl Iterator<Item = (SegmentId, Vni)> {
-        let here = self
-            .segments
-            .iter()
-            .map(|(name, segment)| (name.clone(), segment.vni));
-        let allocated = self
-            .allocated
-            .iter()
-            .map(|(id, vni)| (SegmentId::of_swarm_network(id), *vni));
-        let elsewhere = self
-            .peers
-            .values()
-            .flat_map(|peer| &peer.segments)
-            .map(|(name, record)| (name.clone(), record.vni));
-        here.chain(allocated).chain(elsewhere)
     }
 
     /// Endpoints whose end was never told: the one of the same identifier, and those that have an
@@ -1007,125 +867,6 @@ impl Core {
             .values()
             .flat_map(Peer::claims)
             .filter(move |record| record.segment == *name)
-    }
-
-    fn forwarding(&self, name: &SegmentId) -> Forwarding {
-        let here: BTreeSet<_> = self
-            .endpoints
-            .values()
-            .filter(|endpoint| {
-                self.networks
-                    .get(&endpoint.spec.network)
-                    .is_some_and(|spec| segment_of(spec) == *name)
-            })
-            .map(|endpoint| endpoint.assigned_mac)
-            .collect();
-        let mut forwarding = Forwarding::default();
-        let mut best = BTreeMap::new();
-        for (id, peer) in &self.peers {
-            let Some(via) = self.config.policy.route(peer.address).via else {
-                continue;
-            };
-            for record in peer.claims().filter(|record| record.segment == *name) {
-                forwarding.flood.insert(via);
-                let standing = (peer.reachable, record.claim, *id);
-                let entry = best.entry(record.mac).or_insert((standing, via));
-                if entry.0 < standing {
-                    *entry = (standing, via);
-                }
-            }
-        }
-        forwarding.unicast = best
-            .into_iter()
-            .filter(|(mac, _)| !here.contains(mac))
-            .map(|(mac, (_, via))| (mac, via))
-            .collect();
-        forwarding
-    }
-
-    fn segment_status(&self, name: &SegmentId) -> Option<SegmentStatus> {
-        let spec = self.segment_spec(name)?;
-        let networks = &self.segments.get(name)?.networks;
-        let subnets: BTreeSet<_> = networks
-            .iter()
-            .filter_map(|id| self.networks.get(id))
-            .flat_map(|spec| &spec.pools)
-            .map(|pool| pool.subnet)
-            .collect();
-        let peers = self
-            .peers
-            .iter()
-            .filter(|(_, peer)| peer.claims().any(|record| record.segment == *name));
-        Some(SegmentStatus {
-            segment: name.clone(),
-            vni: spec.vni,
-            mtu: spec.mtu,
-            networks: networks.iter().cloned().collect(),
-            subnets: subnets.into_iter().collect(),
-            peers: peers.map(|(id, _)| *id).collect(),
-        })
-    }
-
-    fn endpoint_statuses(&self) -> Vec<EndpointStatus> {
-        let here = self.endpoints.iter().filter_map(|(id, endpoint)| {
-            let network = &endpoint.spec.network;
-            Some(EndpointStatus {
-                segment: segment_of(self.networks.get(network)?),
-                network: Some(network.clone()),
-                endpoint: id.clone(),
-                container: endpoint.container.clone(),
-                addresses: endpoint.addresses(),
-                mac: endpoint.assigned_mac,
-                peer: self.config.id,
-                host: self.config.nickname.clone(),
-            })
-        });
-        let elsewhere = self.peers.iter().flat_map(|(peer_id, peer)| {
-            peer.endpoints.iter().filter_map(|(id, record)| {
-                self.segments.get(&record.segment)?;
-                let host = peer.segments.get(&record.segment);
-                Some(EndpointStatus {
-                    segment: record.segment.clone(),
-                    network: None,
-                    endpoint: std::str::from_utf8(id).ok()?.parse().ok()?,
-                    container: record.container.clone(),
-                    addresses: record.addresses(),
-                    mac: record.mac,
-                    peer: *peer_id,
-                    host: host.map_or_else(|| peer_id.short(), |known| known.host.clone()),
-                })
-            })
-        });
-        here.chain(elsewhere).collect()
-    }
-
-    /// Addresses that endpoints of this host share with endpoints of others.
-    fn conflicts(&self) -> Vec<String> {
-        let mut conflicts = Vec::new();
-        for endpoint in self.endpoints.values() {
-            let Some(name) = self.networks.get(&endpoint.spec.network).map(segment_of) else {
-                continue;
-            };
-            for peer in self.peers.values().filter(|peer| peer.reachable) {
-                let host = peer.segments.get(&name).map_or("?", |known| &known.host);
-                for (id, record) in &peer.endpoints {
-                    let shared = [endpoint.spec.ipv4, endpoint.spec.ipv6]
-                        .into_iter()
-                        .flatten()
-                        .find(|address| record.has_address(address));
-                    if let Some(address) = shared.filter(|_| record.segment == name) {
-                        conflicts.push(format!(
-                            "address {} of {} is also used by {} on host {host}: restart one of \
-                             them, and give each host its own part of the subnet (`--ip-range`)",
-                            address.addr(),
-                            endpoint.holder(),
-                            holder_of(id, record),
-                        ));
-                    }
-                }
-            }
-        }
-        conflicts
     }
 }
 
@@ -1184,17 +925,6 @@ fn segment_named(id: &[u8]) -> Option<SegmentId> {
     SegmentId::parse(text).ok()
 }
 
-/// Swarm's managers fix the VNIs of their networks, so these come before all others.
-fn rank(name: &SegmentId) -> (bool, &SegmentId) {
-    (!name.is_swarm(), name)
-}
-
-/// Where the search for a segment's VNI begins.
-fn first_vni(name: &SegmentId) -> Vni {
-    let number = name.tag() % Vni::MAX + 1;
-    Vni::try_from(number).expect("the remainder of a division by the largest VNI, plus one, is one")
-}
-
 /// The address of an endpoint that has none to derive it from.
 fn mac_of_endpoint(id: &EndpointId) -> Mac {
     let tag = SegmentId::of_name(id.as_str()).tag().to_be_bytes();
@@ -1209,430 +939,4 @@ fn holder_of(id: &[u8], record: &EndpointRecord) -> String {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::super::{NetworkOptions, Pool};
-    use super::*;
-    use crate::datapath::Via;
-
-    #[test]
-    fn a_vni_is_allocated_once_and_options_come_back() {
-        let mut host = Host::new(1);
-        let options = BTreeMap::from([("foo".to_owned(), "bar".to_owned())]);
-        let id = "ob5a0kd8tmw1ml0rdmzvnxt7l".parse().unwrap();
-        let first = host.core.handle_allocate(&id, options.clone()).unwrap();
-        assert_eq!(first["foo"], "bar");
-        assert_eq!(host.core.handle_allocate(&id, options).unwrap(), first);
-        // Another manager is told what the first one answered.
-        let mut other = Host::new(2);
-        assert_eq!(
-            other.core.handle_allocate(&id, first.clone()).unwrap(),
-            first
-        );
-    }
-
-    #[test]
-    fn a_malformed_vni_names_the_option() {
-        let mut host = Host::new(1);
-        let options = BTreeMap::from([(VNI_OPTION.to_owned(), "0".to_owned())]);
-        let error = host.core.handle_allocate(&"n".parse().unwrap(), options);
-        assert!(error.unwrap_err().to_string().contains(VNI_OPTION));
-    }
-
-    #[test]
-    fn endpoints_of_other_hosts_are_forwarded_to_and_flooded_to() {
-        let (mut one, mut two) = (Host::new(1), Host::new(2));
-        one.network("n1", "10.5.0.0/16");
-        two.network("n2", "10.5.0.0/16");
-        one.endpoint("n1", "e1", "10.5.0.2/16").unwrap();
-        let mac = two.endpoint("n2", "e2", "10.5.0.3/16").unwrap();
-        exchange(&mut one, &mut two);
-        let forwarding = one.forwarding();
-        assert_eq!(forwarding.unicast, BTreeMap::from([(mac, two.via())]));
-        assert_eq!(forwarding.flood, BTreeSet::from([two.via()]));
-        assert_eq!(two.forwarding().unicast.len(), 1);
-    }
-
-    #[test]
-    fn hosts_without_endpoints_are_not_flooded_to() {
-        let (mut one, mut two) = (Host::new(1), Host::new(2));
-        one.network("n1", "10.5.0.0/16");
-        two.network("n2", "10.5.0.0/16");
-        two.endpoint("n2", "e2", "10.5.0.3/16").unwrap();
-        exchange(&mut one, &mut two);
-        two.core.handle_delete_endpoint(&"e2".parse().unwrap());
-        exchange(&mut one, &mut two);
-        assert_eq!(one.forwarding(), Forwarding::default());
-    }
-
-    #[test]
-    fn an_unreachable_host_keeps_its_forwarding() {
-        let (mut one, mut two) = (Host::new(1), Host::new(2));
-        one.network("n1", "10.5.0.0/16");
-        two.network("n2", "10.5.0.0/16");
-        two.endpoint("n2", "e2", "10.5.0.3/16").unwrap();
-        exchange(&mut one, &mut two);
-        let before = one.forwarding();
-        let lost = MeshEvent::Unreachable { peer: two.id };
-        one.core.handle_mesh_event(lost, one.now);
-        assert_eq!(one.forwarding(), before);
-        assert_eq!(before.unicast.len(), 1);
-    }
-
-    #[test]
-    fn a_mac_that_two_hosts_claim_goes_to_the_later_claim() {
-        let (mut one, mut two, mut three) = (Host::new(1), Host::new(2), Host::new(3));
-        for host in [&mut one, &mut two, &mut three] {
-            host.swarm_network(77);
-        }
-        two.endpoint("swarm0", "e2", "10.5.0.3/16").unwrap();
-        exchange(&mut two, &mut three);
-        three.endpoint("swarm0", "e3", "10.5.0.3/16").unwrap();
-        exchange(&mut one, &mut three);
-        exchange(&mut one, &mut two);
-        let forwarding = one.forwarding();
-        assert_eq!(
-            forwarding.unicast.into_values().collect::<Vec<_>>(),
-            [three.via()]
-        );
-    }
-
-    #[test]
-    fn an_address_in_use_elsewhere_is_refused_with_its_holder() {
-        let (mut one, mut two) = (Host::new(1), Host::new(2));
-        one.network("n1", "10.5.0.0/16");
-        two.network("n2", "10.5.0.0/16");
-        two.endpoint("n2", "e2", "10.5.0.3/16").unwrap();
-        let containers = BTreeMap::from([("e2".parse().unwrap(), "db".to_owned())]);
-        two.core.handle_containers(&containers, |_| false, two.now);
-        exchange(&mut one, &mut two);
-        let error = one.endpoint("n1", "e1", "10.5.0.3/16").unwrap_err();
-        let text = error.to_string();
-        assert!(text.contains("container db on host host2"), "{text}");
-        assert!(text.contains("--ip-range"), "{text}");
-        one.endpoint("n1", "e1", "10.5.0.4/16").unwrap();
-    }
-
-    #[test]
-    fn an_address_that_the_engine_gives_away_again_was_free() {
-        let mut host = Host::new(1);
-        host.network("n1", "10.5.0.0/16");
-        host.endpoint("n1", "e1", "10.5.0.3/16").unwrap();
-        host.join("n1", "e1", "/ns/a");
-        host.actions();
-        host.endpoint("n1", "e2", "10.5.0.3/16").unwrap();
-        let actions = host.actions();
-        assert!(actions.contains(&Action::Unplug("vpe1".to_owned())));
-        assert_eq!(host.core.status().endpoints.len(), 1);
-    }
-
-    #[test]
-    fn hosts_that_chose_different_vnis_agree() {
-        let (mut one, mut two) = (Host::new(1), Host::new(2));
-        // What the first host would choose is taken by a network of swarm's there.
-        let taken = first_vni(&SegmentId::of_subnets(["10.5.0.0/16".parse().unwrap()]));
-        one.swarm_network(taken.get());
-        one.network("n1", "10.5.0.0/16");
-        two.network("n2", "10.5.0.0/16");
-        assert_ne!(one.vni("10.5.0.0/16"), two.vni("10.5.0.0/16"));
-        for _ in 0..3 {
-            exchange(&mut one, &mut two);
-        }
-        assert_eq!(one.vni("10.5.0.0/16"), two.vni("10.5.0.0/16"));
-        assert_ne!(one.vni("10.5.0.0/16"), taken);
-    }
-
-    #[test]
-    fn with_a_password_nothing_goes_in_the_clear() {
-        let (mut one, mut two) = (Host::new(1), Host::new(2));
-        one.core.config.policy = Policy { encrypt: true };
-        one.network("n1", "10.5.0.0/16");
-        two.network("n2", "10.5.0.0/16");
-        two.endpoint("n2", "e2", "10.5.0.3/16").unwrap();
-        exchange(&mut one, &mut two);
-        assert_eq!(one.forwarding(), Forwarding::default());
-        assert!(!one.segment_spec("10.5.0.0/16").vxlan);
-        assert_eq!(one.core.status().routes[0].route.transport, "none");
-    }
-
-    #[test]
-    fn the_mtu_is_the_smallest_of_the_hosts_less_the_overhead() {
-        let (mut one, mut two) = (Host::new(1), Host::new(2));
-        one.core.handle_underlay_mtu(9000);
-        one.network("n1", "10.5.0.0/16");
-        assert_eq!(one.segment_spec("10.5.0.0/16").mtu, 8950);
-        two.network("n2", "10.5.0.0/16");
-        exchange(&mut one, &mut two);
-        assert_eq!(one.segment_spec("10.5.0.0/16").mtu, 1450);
-    }
-
-    #[test]
-    fn only_the_first_multicast_network_of_a_container_has_the_route() {
-        let mut host = Host::new(1);
-        host.core.config.multicast = true;
-        host.network("n1", "10.5.0.0/16");
-        host.network("n2", "10.6.0.0/16");
-        host.endpoint("n1", "e1", "10.5.0.2/16").unwrap();
-        host.endpoint("n2", "e2", "10.6.0.2/16").unwrap();
-        assert_eq!(host.join("n1", "e1", "/ns/a").connected_routes.len(), 1);
-        assert_eq!(host.join("n2", "e2", "/ns/a").connected_routes.len(), 0);
-        // The same join again answers the same.
-        assert_eq!(host.join("n1", "e1", "/ns/a").connected_routes.len(), 1);
-    }
-
-    #[test]
-    fn a_restart_keeps_networks_endpoints_and_what_was_heard() {
-        let (mut one, mut two) = (Host::new(1), Host::new(2));
-        one.network("n1", "10.5.0.0/16");
-        two.network("n2", "10.5.0.0/16");
-        one.endpoint("n1", "e1", "10.5.0.2/16").unwrap();
-        one.join("n1", "e1", "/ns/a");
-        two.endpoint("n2", "e2", "10.5.0.3/16").unwrap();
-        exchange(&mut one, &mut two);
-        let before = one.forwarding();
-        let mut again = one.restarted();
-        assert_eq!(again.forwarding(), before);
-        assert_eq!(again.core.attachments(), one.core.attachments());
-
-        // The peer is back and has nothing any more.
-        let back = MeshEvent::Reachable {
-            peer: two.id,
-            address: None,
-        };
-        again.core.handle_mesh_event(back, again.now);
-        let (at, _) = again.core.poll_timeout().unwrap();
-        again.core.handle_timeout(at);
-        again.core.handle_timeout(at + REMEMBERED_GRACE);
-        assert_eq!(again.forwarding(), Forwarding::default());
-    }
-
-    #[test]
-    fn what_the_kernel_has_and_nobody_owns_is_removed() {
-        let mut host = Host::new(1);
-        host.network("n1", "10.5.0.0/16");
-        host.endpoint("n1", "e1", "10.5.0.2/16").unwrap();
-        host.join("n1", "e1", "/ns/a");
-        host.actions();
-        let inventory = Inventory {
-            segments: BTreeSet::from([1]),
-            ports: BTreeMap::from([("vpold".to_owned(), None)]),
-        };
-        host.core.handle_inventory(&inventory);
-        let actions = host.actions();
-        assert!(actions.contains(&Action::Remove(1)), "{actions:?}");
-        assert!(actions.contains(&Action::Unplug("vpold".to_owned())));
-        assert!(host.core.status().endpoints.is_empty());
-    }
-
-    #[test]
-    fn a_swarm_network_that_was_taken_away_unheard_goes_at_the_start() {
-        let mut host = Host::new(1);
-        host.swarm_network(77);
-        host.network("n1", "10.5.0.0/16");
-        let mut again = host.restarted();
-        again.core.handle_inventory(&Inventory::default());
-        let left = again.core.status().segments;
-        assert_eq!(left.len(), 1);
-        assert!(!left[0].segment.is_swarm());
-    }
-
-    #[test]
-    fn an_endpoint_that_no_container_has_any_more_goes() {
-        let mut host = Host::new(1);
-        host.network("n1", "10.5.0.0/16");
-        host.endpoint("n1", "e1", "10.5.0.2/16").unwrap();
-        host.join("n1", "e1", "/ns/a");
-        let none = BTreeMap::new();
-        let later = host.now + STALE_AFTER;
-        host.core.handle_containers(&none, |_| true, host.now);
-        host.core.handle_containers(&none, |_| false, later);
-        host.core.handle_containers(&none, |_| true, later);
-        assert_eq!(host.core.status().endpoints.len(), 1);
-        host.core.handle_containers(&none, |_| true, later);
-        assert!(host.core.status().endpoints.is_empty());
-    }
-
-    #[test]
-    fn deleting_a_network_leaves_nothing() {
-        let mut host = Host::new(1);
-        host.network("n1", "10.5.0.0/16");
-        host.endpoint("n1", "e1", "10.5.0.2/16").unwrap();
-        host.join("n1", "e1", "/ns/a");
-        host.actions();
-        assert!(host.core.handle_delete_network(&"n1".parse().unwrap()));
-        let actions = host.actions();
-        assert!(actions.contains(&Action::Unplug("vpe1".to_owned())));
-        assert!(actions.iter().any(|a| matches!(a, Action::Remove(_))));
-        assert!(!host.core.handle_delete_network(&"n1".parse().unwrap()));
-        assert_eq!(host.core.attachments(), Attachments::default());
-    }
-
-    struct Host {
-        id: PeerId,
-        number: u8,
-        now: Instant,
-        core: Core,
-        published: BTreeMap<Key, Bytes>,
-        withdrawn: BTreeSet<Key>,
-        other_actions: Vec<Action>,
-    }
-
-    impl Host {
-        fn new(number: u8) -> Self {
-            let id = PeerId::from_bytes([number; 16]);
-            let config = CoreConfig {
-                id,
-                nickname: format!("host{number}"),
-                policy: Policy { encrypt: false },
-                mtu: None,
-                multicast: false,
-            };
-            Self {
-                id,
-                number,
-                now: Instant::now(),
-                core: Core::new(
-                    config,
-                    1500,
-                    Definitions::default(),
-                    Attachments::default(),
-                    Remembered::default(),
-                ),
-                published: BTreeMap::new(),
-                withdrawn: BTreeSet::new(),
-                other_actions: Vec::new(),
-            }
-        }
-
-        fn restarted(&self) -> Self {
-            let core = Core::new(
-                self.core.config.clone(),
-                1500,
-                self.core.definitions(),
-                self.core.attachments(),
-                self.core.remembered(),
-            );
-            Self {
-                core,
-                ..Self::new(self.number)
-            }
-        }
-
-        fn via(&self) -> Via {
-            Via::Vxlan(self.address())
-        }
-
-        fn address(&self) -> IpAddr {
-            [192, 168, 77, self.number].into()
-        }
-
-        fn network(&mut self, id: &str, subnet: &str) {
-            self.add(id, subnet, NetworkOptions::default());
-        }
-
-        fn swarm_network(&mut self, vni: u32) {
-            let options = NetworkOptions {
-                vni: Some(vni.try_into().unwrap()),
-                ..NetworkOptions::default()
-            };
-            self.add("swarm0", "10.9.0.0/16", options);
-        }
-
-        fn add(&mut self, id: &str, subnet: &str, options: NetworkOptions) {
-            let pool = Pool {
-                subnet: subnet.parse().unwrap(),
-                gateway: None,
-            };
-            self.core.handle_create_network(NetworkSpec {
-                id: id.parse().unwrap(),
-                pools: vec![pool],
-                options,
-            });
-        }
-
-        fn endpoint(&mut self, network: &str, id: &str, ip: &str) -> Result<Mac, NetworkError> {
-            let spec = EndpointSpec {
-                network: network.parse().unwrap(),
-                endpoint: id.parse().unwrap(),
-                ipv4: Some(ip.parse().unwrap()),
-                ipv6: None,
-                mac: None,
-            };
-            self.core.handle_create_endpoint(spec, self.now)
-        }
-
-        fn join(&mut self, network: &str, id: &str, sandbox: &str) -> Plug {
-            let (network, id) = (network.parse().unwrap(), id.parse().unwrap());
-            self.core
-                .handle_join(&network, &id, Some(sandbox.into()))
-                .unwrap()
-        }
-
-        fn segment_spec(&self, subnet: &str) -> SegmentSpec {
-            let name = SegmentId::of_subnets([subnet.parse().unwrap()]);
-            self.core.segment_spec(&name).unwrap()
-        }
-
-        fn vni(&mut self, subnet: &str) -> Vni {
-            self.actions();
-            self.segment_spec(subnet).vni
-        }
-
-        /// Draws what is to be done, playing the mesh.
-        fn actions(&mut self) -> Vec<Action> {
-            let mut actions = Vec::new();
-            while let Some(action) = self.core.poll_action() {
-                if let Action::Publish(key, value) = &action {
-                    match value {
-                        Some(value) => {
-                            self.withdrawn.remove(key);
-                            self.published.insert(key.clone(), value.clone());
-                        }
-                        None => {
-                            self.published.remove(key);
-                            self.withdrawn.insert(key.clone());
-                        }
-                    }
-                }
-                actions.push(action);
-            }
-            self.other_actions.extend(actions.clone());
-            actions
-        }
-
-        /// The latest forwarding of the only segment that matters to the test.
-        fn forwarding(&mut self) -> Forwarding {
-            self.actions();
-            let last = self.other_actions.iter().rev().find_map(|a| match a {
-                Action::Forward(_, forwarding) => Some(forwarding.clone()),
-                _ => None,
-            });
-            last.unwrap_or_default()
-        }
-
-        fn hear(&mut self, other: &mut Self) {
-            other.actions();
-            let reachable = MeshEvent::Reachable {
-                peer: other.id,
-                address: Some(other.address()),
-            };
-            self.core.handle_mesh_event(reachable, self.now);
-            let news = other.published.iter().map(|(k, v)| (k, Some(v)));
-            let ends = other.withdrawn.iter().map(|k| (k, None));
-            for (key, value) in news.chain(ends) {
-                let event = MeshEvent::Record {
-                    owner: other.id,
-                    key: key.clone(),
-                    value: value.cloned(),
-                };
-                self.core.handle_mesh_event(event, self.now);
-            }
-        }
-    }
-
-    fn exchange(one: &mut Host, two: &mut Host) {
-        one.hear(two);
-        two.hear(one);
-        one.actions();
-        two.actions();
-    }
-}
+mod tests;

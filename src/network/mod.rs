@@ -1,7 +1,10 @@
 //! The domain: networks, the segments they are made of, the endpoints on them.
 
 mod actor;
+mod address_spec;
 mod core;
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;
 mod mechanic;
 mod record;
 pub mod services;
@@ -17,10 +20,12 @@ use thiserror::Error;
 use tokio::sync::{mpsc, oneshot, watch};
 
 pub use self::actor::Stores;
+pub use self::address_spec::AddressSpec;
 pub use self::core::CoreConfig as Config;
 pub use self::status::{EndpointStatus, NetworkStatus, RouteStatus, SegmentStatus};
 pub use self::switch::{Policy, Route};
-use crate::types::{EndpointId, Mac, NetworkId, ParseError, Vni};
+use crate::datapath::transport::Choice;
+use crate::types::{EndpointId, Mac, NetworkId, ParseError, PeerId, SegmentId, Vni};
 
 /// The option that carries a network's VNI from the swarm manager to all nodes.
 pub const VNI_OPTION: &str = "works.weave.vni";
@@ -89,6 +94,8 @@ pub struct Attachment {
 pub struct Joined {
     /// The network it is on.
     pub network: NetworkId,
+    /// The segment that network is part of.
+    pub segment: SegmentId,
     /// The file of the container's network namespace, as Docker names it. Docker mounts the
     /// namespace there only when the container starts.
     pub sandbox: PathBuf,
@@ -96,6 +103,10 @@ pub struct Joined {
 
 /// The endpoints that this host's containers use.
 pub type JoinedEndpoints = BTreeMap<EndpointId, Joined>;
+
+/// The peers that take part in segments of this host, with the largest packet, in bytes, that the
+/// containers of both exchange.
+pub type SharedPeers = BTreeMap<PeerId, u16>;
 
 /// Why a network or endpoint is not as Docker asked.
 #[derive(Debug, Error, Clone, PartialEq, Eq)]
@@ -151,6 +162,7 @@ pub enum NetworkError {
 pub struct Networks {
     commands: mpsc::Sender<Command>,
     joined: watch::Receiver<JoinedEndpoints>,
+    shared: watch::Receiver<SharedPeers>,
 }
 
 pub(crate) type Reply<T> = oneshot::Sender<Result<T, NetworkError>>;
@@ -172,6 +184,7 @@ pub(crate) enum Command {
     Describe(EndpointId, Reply<BTreeMap<String, String>>),
     Containers(BTreeMap<EndpointId, String>),
     UnderlayMtu(u16),
+    Transport(PeerId, Choice),
     Status(Reply<NetworkStatus>),
 }
 
@@ -249,6 +262,16 @@ impl Networks {
         let _ = self.commands.send(Command::UnderlayMtu(mtu)).await;
     }
 
+    /// Tells which transport reaches a peer from now on.
+    pub async fn transport(&self, peer: PeerId, choice: Choice) {
+        let _ = self.commands.send(Command::Transport(peer, choice)).await;
+    }
+
+    /// The peers that take part in segments of this host, now and whenever that changes.
+    pub fn shared(&self) -> watch::Receiver<SharedPeers> {
+        self.shared.clone()
+    }
+
     /// The endpoints that this host's containers use, now and whenever that changes.
     pub fn joined(&self) -> watch::Receiver<JoinedEndpoints> {
         self.joined.clone()
@@ -275,6 +298,12 @@ impl Networks {
     pub(crate) fn twin() -> (Self, mpsc::Receiver<Command>) {
         let (commands, calls) = mpsc::channel(1);
         let joined = watch::channel(JoinedEndpoints::new()).1;
-        (Self { commands, joined }, calls)
+        let shared = watch::channel(SharedPeers::new()).1;
+        let twin = Self {
+            commands,
+            joined,
+            shared,
+        };
+        (twin, calls)
     }
 }

@@ -4,27 +4,15 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use bytes::Bytes;
 use ipnet::IpNet;
-use serde::{Deserialize, Serialize, de::DeserializeOwned};
-use thiserror::Error;
+use serde::{Deserialize, Serialize};
 
+use crate::mesh::form::{self, FormError};
 use crate::mesh::{Key, Kind};
 use crate::types::{EndpointId, Mac, SegmentId, Vni};
 
-/// The form of the values below. A value of another form comes from a later version of the daemon
+/// The form of what the networks' records say. A value of another form comes from a later version of the daemon
 /// and is left alone.
-const FORM: u8 = 1;
-
-/// A record that is not understood. It is skipped; nothing else is affected.
-#[derive(Debug, Error, Clone, PartialEq, Eq)]
-#[non_exhaustive]
-pub(super) enum RecordError {
-    /// The value has a form that this version does not know.
-    #[error("expected form {FORM}, got {0:?}")]
-    Form(Option<u8>),
-    /// The value does not hold what its form says.
-    #[error("malformed value: {0}")]
-    Malformed(postcard::Error),
-}
+pub(super) const FORM: u8 = 1;
 
 /// A peer takes part in a segment: it has a network there. The record is named after the segment.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -62,12 +50,12 @@ impl SegmentRecord {
 
     /// The form that goes over the wire.
     pub(super) fn encode(&self) -> Bytes {
-        encode(self)
+        form::encode(FORM, self)
     }
 
     /// The record in a value that came over the wire.
-    pub(super) fn decode(value: &[u8]) -> Result<Self, RecordError> {
-        decode(value)
+    pub(super) fn decode(value: &[u8]) -> Result<Self, FormError> {
+        form::decode(FORM, value)
     }
 }
 
@@ -79,12 +67,12 @@ impl EndpointRecord {
 
     /// The form that goes over the wire.
     pub(super) fn encode(&self) -> Bytes {
-        encode(self)
+        form::encode(FORM, self)
     }
 
     /// The record in a value that came over the wire.
-    pub(super) fn decode(value: &[u8]) -> Result<Self, RecordError> {
-        decode(value)
+    pub(super) fn decode(value: &[u8]) -> Result<Self, FormError> {
+        form::decode(FORM, value)
     }
 
     /// Its addresses.
@@ -99,19 +87,6 @@ impl EndpointRecord {
             IpNet::V4(net) => self.ipv4 == Some(net.addr()),
             IpNet::V6(net) => self.ipv6 == Some(net.addr()),
         }
-    }
-}
-
-pub(super) fn encode<T: Serialize>(record: &T) -> Bytes {
-    let encoded = postcard::to_extend(record, vec![FORM]);
-    // The records hold nothing that postcard refuses, and a vector takes any length.
-    encoded.expect("records are always encodable").into()
-}
-
-pub(super) fn decode<T: DeserializeOwned>(value: &[u8]) -> Result<T, RecordError> {
-    match value.split_first() {
-        Some((&FORM, rest)) => postcard::from_bytes(rest).map_err(RecordError::Malformed),
-        other => Err(RecordError::Form(other.map(|(form, _)| *form))),
     }
 }
 
@@ -157,14 +132,5 @@ mod tests {
             let _ = SegmentRecord::decode(&value);
             let _ = EndpointRecord::decode(&value);
         }
-    }
-
-    #[test]
-    fn values_of_a_later_form_are_told_apart() {
-        assert_eq!(
-            SegmentRecord::decode(&[9, 1]),
-            Err(RecordError::Form(Some(9)))
-        );
-        assert_eq!(SegmentRecord::decode(&[]), Err(RecordError::Form(None)));
     }
 }

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Services in the default endpoint mode: their virtual address reaches their tasks on all hosts.
+# Services in the default endpoint mode: their virtual address reaches their tasks on all hosts, by every
+# protocol, evenly, with the client's own address as the source.
 . "$(dirname "$0")/lib.sh"
 . "$HERE/services.sh"
 
@@ -14,12 +15,30 @@ vip=$(vip site)
 assert_eq "$(lookup 2 probe site)" "$vip" "the address behind the service's name"
 own=$(address 2 probe web)
 wait_for 10 has_answers 2 probe "$vip" 60 3
-client 2 probe count "$vip" 80 100 | while read -r _ _ from; do
-  assert_eq "$from" "$own" "the client that the server saw"
+for protocol in count udp; do
+  client 2 probe $protocol "$vip" 80 200 | tee "$WORK/answers"
+  assert_eq "$(wc -l <"$WORK/answers")" 3 "tasks that answered"
+  while read -r _ _ from; do assert_eq "$from" "$own" "the client that the task saw"; done <"$WORK/answers"
 done
 assert_contains "$(d 2 exec probe socat -T3 - TCP:site:80 </dev/null)" "$own"
 assert_contains "$(echo hello | d 2 exec -i probe socat -T3 - UDP:site:80)" "$own"
-reaches 2 probe "$vip"
+inside 2 probe ping -q -c 20 -i 0.02 -W 2 "$vip" | grep -F ' 0% packet loss'
+
+# Nobody has the virtual address itself, and the client has got none beside its own.
+assert_eq "$(inside 2 probe ip -o -4 address show | grep -cF "${own%.*}.")" 1 "addresses of the client on the network"
+inside 2 probe ip neighbour show | grep -wF "$vip" && fail "somebody was asked for the virtual address"
+
+# SCTP, where the kernel tracks it.
+for number in 1 2 3; do
+  task=$(task_container $number site)
+  client $number "$task" sctp-server "$(address $number "$task" web)" 80 - >"$WORK/sctp$number" &
+done
+sctp_answers() { client 2 probe sctp "$vip" 80 60 >"$WORK/sctp"; }
+wait_for 10 sctp_answers
+cat "$WORK/sctp"
+assert_eq "$(wc -l <"$WORK/sctp")" 3 "tasks that answered by SCTP"
+assert_eq "$(sort -u "$WORK"/sctp[123])" "$own" "the client that tasks saw by SCTP"
+for number in 1 2 3; do on $number pkill -f sctp-server; done
 
 # From tasks, one's own among those that answer.
 for number in 1 2 3; do
@@ -33,27 +52,24 @@ assert_contains "$(d 3 run --rm --network web lab socat -T3 - "TCP:$vip:80" </de
 # Evenly.
 d 1 service scale -d site=10 >/dev/null
 wait_for 60 has_ready_tasks 2 site 10
-client 2 probe count "$vip" 80 10000 | tee "$WORK/spread"
-assert_eq "$(wc -l <"$WORK/spread")" 10 "tasks that answered"
-awk '$1 < 800 || $1 > 1200 {exit 1}' "$WORK/spread" || fail "uneven: $(cat "$WORK/spread")"
+for protocol in count udp; do
+  client 2 probe $protocol "$vip" 80 10000 >"$WORK/spread"
+  assert_eq "$(wc -l <"$WORK/spread")" 10 "tasks that answered"
+  uneven=$(spread "$WORK/spread")
+  echo "figure: 10,000 over 10 tasks, $protocol: $(sort -n "$WORK/spread" | awk 'NR == 1 {low = $1} END {print low " to " $1}'), $uneven % from the mean at most"
+  assert_at_most "${uneven%.*}" 19 "distance from the mean in per cent"
+done
 
-# Another network with a service of its own, and a service on both.
-network 1 other --attachable
-vip_service both web 2 --network other
-run 3 elsewhere other
-wait_for 60 has_ready_tasks 3 both 4
-first=$(vip both 1) second=$(vip both 2)
-if [[ ${first%.*} != "${vip%.*}" ]]; then read -r first second <<<"$second $first"; fi
-wait_for 10 has_answers 2 probe "$first" 40 2
-wait_for 10 has_answers 3 elsewhere "$second" 40 2
-d 3 network connect web elsewhere
-wait_for 10 has_answers 3 elsewhere "$first" 40 2
-wait_for 10 has_answers 3 elsewhere "$second" 40 2
-
-assert_contains "$(weave 2 status services)" site
-weave 2 status services
-
-# A service that is gone leaves nothing.
-d 1 service rm both >/dev/null
-gone() { ! rules 2 probe | grep -qF "$first"; }
-wait_for 10 gone
+# What status shows.
+client_start 2 probe "$WORK/flow" "$vip" 20
+shown=$(weave 2 status services)
+metrics=$(on 2 curl -sf --max-time 5 http://127.0.0.1:6782/metrics)
+client_stop 2 "$WORK/flow"
+echo "$shown"
+metric() { sed -n "s/^weave_service_$1{service=\"site\",.*$2} //p" <<<"$metrics"; }
+assert_eq "$(metric tasks 'ready="true"')" 10 "tasks that are ready, in the metrics"
+[[ $(metric connections '"') -gt 0 ]] || fail "no connections in the metrics"
+assert_contains "$shown" CONNECTIONS
+assert_eq "$(grep -c ' ready ' <<<"$shown")" 10 "tasks shown as ready"
+report 2 | jq -e '[.services[].tasks[].connections] | add > 0' >/dev/null || fail "no connections counted"
+assert_eq "$(report 1 | jq '[.services[].tasks[].connections] | add')" 0 "connections of a host without clients"

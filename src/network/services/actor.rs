@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
+use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -13,9 +14,11 @@ use tokio::task::JoinSet;
 use tracing::{debug, warn};
 
 use super::core::{Balances, Core};
-use super::record::{Backend, Service, ServiceId};
+use super::record::{Backend, Life, Service, ServiceId};
 use super::sandbox::Sandbox;
 use super::status::ServicesStatus;
+use super::support::{self, Support};
+use crate::linux::conntrack::{self, Flow};
 use crate::linux::netns::NetNs;
 use crate::linux::nftables::NftError;
 use crate::mesh::{Key, MeshEvent};
@@ -29,12 +32,19 @@ const JOBS: usize = 2;
 /// How long a namespace in which rules could not be changed waits for the next try.
 const RETRY: Duration = Duration::from_secs(1);
 
+/// How long it waits where the kernel lacks what is needed.
+const RETRY_UNSUPPORTED: Duration = Duration::from_secs(60);
+
 /// How long an engine takes at most from attaching a container to starting it, as a rule; and how
 /// often its namespace is looked for in that time and later. Docker tells nobody when it is there,
 /// and the container's first instruction follows some milliseconds after.
 const STARTING: Duration = Duration::from_secs(3);
 const SOON: Duration = Duration::from_millis(2);
 const LATER: Duration = Duration::from_millis(100);
+
+/// How long the rules of a container that has left all our networks stay: most leave because they
+/// end, and their namespace goes with them.
+const LEAVING: Duration = Duration::from_secs(1);
 
 /// How long rules from an earlier life of the daemon are left alone: until the other peers are
 /// heard again, and this host's engine has told of its tasks.
@@ -66,14 +76,13 @@ impl Services {
     ) -> Self {
         let (commands, queue) = mpsc::unbounded_channel();
         let actor = Actor {
-            core: Core::new(id),
+            core: Core::new(id, Life(rand::random())),
             run_dir: run_dir.into(),
             started: Instant::now(),
             tasks: None,
-            balances: BTreeMap::new(),
             clients: BTreeMap::new(),
             jobs: JoinSet::new(),
-            unsupported: None,
+            support: Support::default(),
             publish,
         };
         tokio::spawn(actor.run(queue, joined, mesh_events));
@@ -120,10 +129,9 @@ struct Actor<P> {
     started: Instant,
     /// `None` until the engine has told.
     tasks: Option<BTreeMap<EndpointId, Backend>>,
-    balances: BTreeMap<NetworkId, Balances>,
     clients: BTreeMap<PathBuf, Client>,
     jobs: JoinSet<Done>,
-    unsupported: Option<String>,
+    support: Support,
     publish: P,
 }
 
@@ -141,11 +149,14 @@ struct Client {
     problem: Option<String>,
 }
 
-/// The end of a job. The probe of the kernel has no path.
-struct Done {
-    path: Option<PathBuf>,
-    sandbox: Sandbox,
-    result: Result<(), ApplyError>,
+/// The end of a job.
+enum Done {
+    Probed(io::Result<Support>),
+    Applied {
+        path: PathBuf,
+        sandbox: Sandbox,
+        result: Result<(), ApplyError>,
+    },
 }
 
 #[derive(Debug, Error)]
@@ -163,7 +174,7 @@ impl<P: Fn(Key, Option<Bytes>) + Send + 'static> Actor<P> {
         mut joined: watch::Receiver<JoinedEndpoints>,
         mut mesh_events: mpsc::UnboundedReceiver<MeshEvent>,
     ) {
-        self.jobs.spawn_blocking(probe);
+        self.jobs.spawn_blocking(|| Done::Probed(support::probe()));
         self.handle_joined(&joined.borrow_and_update().clone(), true);
         let (mut networks_live, mut mesh_lives) = (true, true);
         loop {
@@ -175,7 +186,7 @@ impl<P: Fn(Key, Option<Bytes>) + Send + 'static> Actor<P> {
                     None => std::future::pending().await,
                 }
             };
-            let changed = tokio::select! {
+            let tell = tokio::select! {
                 command = queue.recv() => match command {
                     Some(Command::Stop(reply)) => {
                         // A caller that has gone away needs no answer.
@@ -186,21 +197,20 @@ impl<P: Fn(Key, Option<Bytes>) + Send + 'static> Actor<P> {
                     None => return,
                 },
                 event = mesh_events.recv(), if mesh_lives => {
-                    let mut changed = false;
                     mesh_lives = event.is_some();
                     // Rules are worked out once for all the news that has come.
                     let mut next = event;
                     while let Some(event) = next {
-                        changed |= self.core.handle_mesh_event(event);
+                        self.core.handle_mesh_event(event);
                         next = mesh_events.try_recv().ok();
                     }
-                    changed
+                    false
                 }
                 told = joined.changed(), if networks_live => {
                     networks_live = told.is_ok();
                     let joined = joined.borrow_and_update().clone();
                     self.handle_joined(&joined, false);
-                    self.tell_tasks(&joined)
+                    true
                 }
                 Some(done) = self.jobs.join_next() => {
                     if let Ok(done) = done {
@@ -210,46 +220,38 @@ impl<P: Fn(Key, Option<Bytes>) + Send + 'static> Actor<P> {
                 }
                 () = sleep => false,
             };
-            if changed {
-                self.tell_tasks(&joined.borrow().clone());
-                self.rebalance();
+            if tell {
+                self.tell_tasks(&joined.borrow());
             }
+            self.rebalance();
             while let Some((key, value)) = self.core.poll_publish() {
                 (self.publish)(key, value);
             }
         }
     }
 
-    /// Returns whether balances may have changed.
+    /// Returns whether this host's tasks may be others.
     fn handle(&mut self, command: Command) -> bool {
         match command {
             Command::Tasks(tasks) => {
-                let changed = self.tasks.as_ref() != Some(&tasks);
                 self.tasks = Some(tasks);
-                changed
+                return true;
             }
-            Command::Services(services) => {
-                self.core.handle_services(services);
-                true
-            }
-            Command::Status(reply) => {
-                let _ = reply.send(self.status());
-                false
-            }
-            Command::Stop(_) => false,
+            Command::Services(services) => self.core.handle_services(services),
+            Command::Status(reply) => self.tell_status(reply),
+            Command::Stop(_) => {}
         }
+        false
     }
 
-    /// Returns whether balances may have changed.
-    fn tell_tasks(&mut self, joined: &JoinedEndpoints) -> bool {
+    fn tell_tasks(&mut self, joined: &JoinedEndpoints) {
         let Some(tasks) = &self.tasks else {
-            return false;
+            return;
         };
         let ours = |(id, _): &(&EndpointId, &Backend)| joined.contains_key(*id);
         let ours = tasks.iter().filter(ours);
         self.core
             .handle_tasks(ours.map(|(id, task)| (id.clone(), task.clone())).collect());
-        true
     }
 
     fn handle_joined(&mut self, joined: &JoinedEndpoints, inherited: bool) {
@@ -258,9 +260,13 @@ impl<P: Fn(Key, Option<Bytes>) + Send + 'static> Actor<P> {
             let of_container = networks.entry(&endpoint.sandbox).or_default();
             of_container.insert(endpoint.network.clone());
         }
-        self.clients
-            .retain(|path, _| networks.contains_key(path.as_path()));
         let now = Instant::now();
+        for (path, client) in &mut self.clients {
+            if !client.networks.is_empty() && !networks.contains_key(path.as_path()) {
+                client.networks.clear();
+                client.due = Some(now + LEAVING);
+            }
+        }
         for (path, networks) in networks {
             match self.clients.get_mut(path) {
                 Some(client) if client.networks == networks => {}
@@ -278,26 +284,10 @@ impl<P: Fn(Key, Option<Bytes>) + Send + 'static> Actor<P> {
 
     /// Works out what is to be balanced, and which containers it concerns.
     fn rebalance(&mut self) {
-        let mut balances = self.core.balances();
-        let mut changed = BTreeSet::new();
-        for (network, new) in &mut balances {
-            let Some(old) = self.balances.get(network) else {
-                changed.insert(network.clone());
-                continue;
-            };
-            if new != old {
-                changed.insert(network.clone());
-            }
-            // What has stayed the same is told by being the same.
-            for (vip, backends) in new {
-                if let Some(before) = old.get(vip).filter(|before| *before == backends) {
-                    *backends = Arc::clone(before);
-                }
-            }
+        let changed = self.core.poll_changed();
+        if changed.is_empty() {
+            return;
         }
-        let gone = self.balances.keys().filter(|id| !balances.contains_key(id));
-        changed.extend(gone.cloned());
-        self.balances = balances;
         let now = Instant::now();
         for client in self.clients.values_mut() {
             if !client.networks.is_disjoint(&changed) {
@@ -307,7 +297,15 @@ impl<P: Fn(Key, Option<Bytes>) + Send + 'static> Actor<P> {
     }
 
     fn start_jobs(&mut self, now: Instant) {
-        let held = self.held_until().is_some_and(|until| now < until);
+        let held = self.is_held(now);
+        let run_dir = Arc::clone(&self.run_dir);
+        let is_sandbox = |path: &Path| NetNs::is_sandbox(&run_dir, path);
+        self.clients.retain(|path, client| {
+            let due = client.due.is_some_and(|due| due <= now);
+            let left = client.networks.is_empty() && client.sandbox.is_some();
+            let cleared = client.is_in_force(&Balances::new());
+            !(left && (!client.has_table() || due && (cleared || !is_sandbox(path))))
+        });
         for (path, client) in &mut self.clients {
             if self.jobs.len() >= JOBS {
                 return;
@@ -316,12 +314,12 @@ impl<P: Fn(Key, Option<Bytes>) + Send + 'static> Actor<P> {
             if !due || (client.inherited && held) {
                 continue;
             }
-            let wanted = client.wanted(&self.balances);
+            let wanted = client.wanted(self.core.balances());
             if client.is_in_force(&wanted) {
                 client.due = None;
                 continue;
             }
-            if !NetNs::is_sandbox(&self.run_dir, path) {
+            if !is_sandbox(path) {
                 let young = now.saturating_duration_since(client.joined) < STARTING;
                 client.due = Some(now + if young { SOON } else { LATER });
                 continue;
@@ -341,7 +339,7 @@ impl<P: Fn(Key, Option<Bytes>) + Send + 'static> Actor<P> {
         let held = self.held_until();
         let waiting = self.clients.values().filter(|c| c.sandbox.is_some());
         let due = waiting.filter_map(|client| match client.inherited {
-            true => client.due.map(|due| held.map_or(due, |held| due.max(held))),
+            true => client.due.and_then(|due| Some(due.max(held?))),
             false => client.due,
         });
         match self.jobs.len() < JOBS {
@@ -351,8 +349,16 @@ impl<P: Fn(Key, Option<Bytes>) + Send + 'static> Actor<P> {
         }
     }
 
-    /// Until when rules of an earlier life of the daemon are left alone.
+    fn is_held(&self, now: Instant) -> bool {
+        self.held_until().is_none_or(|until| now < until)
+    }
+
+    /// Until when rules of an earlier life of the daemon are left alone; `None` until somebody
+    /// tells of services: while no manager can be reached, they are all that is known.
     fn held_until(&self) -> Option<Instant> {
+        if !self.core.knows_services() {
+            return None;
+        }
         let hold = match self.tasks {
             Some(_) => HOLD,
             None => HOLD_LONGEST,
@@ -361,22 +367,63 @@ impl<P: Fn(Key, Option<Bytes>) + Send + 'static> Actor<P> {
     }
 
     fn handle_done(&mut self, done: Done, now: Instant) {
-        let Some(path) = done.path else {
-            if let Err(error) = done.result {
-                warn!(%error, "virtual addresses of services will not work");
-                self.unsupported = Some(error.to_string());
+        let (path, sandbox, result) = match done {
+            Done::Applied {
+                path,
+                sandbox,
+                result,
+            } => (path, sandbox, result),
+            Done::Probed(Ok(support)) => {
+                for reason in [&support.unsupported, &support.no_flows]
+                    .into_iter()
+                    .flatten()
+                {
+                    warn!(reason, "virtual addresses of services will not work fully");
+                }
+                self.support = support;
+                return;
             }
-            return;
+            Done::Probed(Err(error)) => {
+                warn!(%error, "what the kernel can do for services is not known");
+                return;
+            }
         };
         let Some(client) = self.clients.get_mut(&path) else {
             return;
         };
-        client.sandbox = Some(done.sandbox);
-        client.problem = done.result.err().map(|error| error.to_string());
+        client.sandbox = Some(sandbox);
+        client.inherited &= result.is_err();
+        client.problem = result.err().map(|error| error.to_string());
+        if client.networks.is_empty() {
+            client.due = Some(now);
+        }
         if let Some(problem) = &client.problem {
             debug!(problem, path = %path.display(), "rules not changed");
-            client.due = Some(now + RETRY);
+            let pause = match self.support.unsupported {
+                Some(_) => RETRY_UNSUPPORTED,
+                None => RETRY,
+            };
+            client.due = Some(now + pause);
         }
+    }
+
+    /// Answers once the connections have been counted, which nothing else waits for.
+    fn tell_status(&self, reply: oneshot::Sender<ServicesStatus>) {
+        let mut status = self.status();
+        let run_dir = Arc::clone(&self.run_dir);
+        let clients = self.clients.iter().filter(|(_, client)| client.has_table());
+        let clients = clients.map(|(path, client)| (path.clone(), client.networks.clone()));
+        let clients: Vec<_> = clients.collect();
+        tokio::task::spawn_blocking(move || {
+            let connections = count(&run_dir, &clients);
+            for service in &mut status.services {
+                for task in &mut service.backends {
+                    let of_task = (service.network.clone(), service.vip, task.address);
+                    task.connections = connections.get(&of_task).copied().unwrap_or(0);
+                }
+            }
+            let _ = reply.send(status);
+        });
     }
 
     fn status(&self) -> ServicesStatus {
@@ -389,9 +436,10 @@ impl<P: Fn(Key, Option<Bytes>) + Send + 'static> Actor<P> {
         });
         ServicesStatus {
             services: self.core.status(),
-            unsupported: self.unsupported.clone(),
+            unsupported: self.support.unsupported.clone(),
+            no_flows: self.support.no_flows.clone(),
             // Each of them says the same then.
-            problems: match self.unsupported {
+            problems: match self.support.unsupported {
                 Some(_) => Vec::new(),
                 None => problems.collect(),
             },
@@ -421,6 +469,11 @@ impl Client {
             .collect()
     }
 
+    /// Whether there may be rules in its namespace, as far as no job is changing them.
+    fn has_table(&self) -> bool {
+        self.sandbox.as_ref().is_none_or(Sandbox::has_table)
+    }
+
     fn is_in_force(&self, wanted: &Balances) -> bool {
         let sandbox = self.sandbox.as_ref();
         sandbox.is_some_and(|sandbox| sandbox.is_in_force(wanted))
@@ -433,29 +486,37 @@ fn apply(run_dir: &Path, path: PathBuf, mut sandbox: Sandbox, wanted: &Balances)
         .and_then(|namespace| namespace.run(|| sandbox.apply(wanted)))
         .map_err(ApplyError::from)
         .and_then(|applied| applied.map_err(ApplyError::from));
-    Done {
-        path: Some(path),
+    Done::Applied {
+        path,
         sandbox,
         result,
     }
 }
 
-/// Tries in a namespace apart whether the kernel can do what is needed.
-fn probe() -> Done {
-    let mut sandbox = Sandbox::default();
-    let example = (
-        [192, 0, 2, 1].into(),
-        Arc::new([[192, 0, 2, 2].into()].into()),
-    );
-    let result = NetNs::anonymous()
-        .and_then(|namespace| namespace.run(|| sandbox.apply(&Balances::from([example]))))
-        .map_err(ApplyError::from)
-        .and_then(|applied| applied.map_err(ApplyError::from));
-    Done {
-        path: None,
-        sandbox,
-        result,
+/// How many connections these containers have open, by network, virtual address and task.
+fn count(
+    run_dir: &Path,
+    clients: &[(PathBuf, BTreeSet<NetworkId>)],
+) -> BTreeMap<(NetworkId, Ipv4Addr, Ipv4Addr), usize> {
+    let mut connections = BTreeMap::new();
+    for (path, networks) in clients {
+        // One that has ended meanwhile has none.
+        let flows = NetNs::open_sandbox(run_dir, path)
+            .and_then(|namespace| namespace.run(conntrack::flows))
+            .flatten();
+        for flow in flows.unwrap_or_default().iter().filter(|flow| flow.open) {
+            let Flow {
+                destination,
+                answers_from,
+                ..
+            } = flow;
+            for network in networks {
+                let of_task = (network.clone(), *destination, *answers_from);
+                *connections.entry(of_task).or_default() += 1;
+            }
+        }
     }
+    connections
 }
 
 #[cfg(test)]
@@ -468,6 +529,7 @@ mod tests {
     use super::*;
     use crate::network::Joined;
     use crate::network::services::TaskState;
+    use crate::types::SegmentId;
 
     /// A namespace of its own, kept by a thread that runs `nft` when it is asked to.
     struct Container {
@@ -503,7 +565,7 @@ mod tests {
                     }
                 }
             };
-            let patience = Duration::from_secs(10);
+            let patience = Duration::from_secs(60);
             tokio::time::timeout(patience, asking).await.unwrap();
         }
     }
@@ -542,8 +604,8 @@ mod tests {
         services.services(Some([service("s2", "n2", [10, 0, 2, 2])].into()));
         one.until(|rules| !rules.contains("10.0.1.2") && rules.contains("10.0.2.2"))
             .await;
-        // The container that has left is nobody's business any more.
-        two.until(|rules| rules.contains("10.0.2.2")).await;
+        // The container that has left the network goes on without its addresses.
+        two.until(|rules| !rules.contains("10.0.2.2")).await;
         assert_eq!(services.status().await.problems, [""; 0]);
         services.stop().await;
     }
@@ -569,6 +631,7 @@ mod tests {
     fn endpoint(id: &str, network: &str, sandbox: &Path) -> (EndpointId, Joined) {
         let joined = Joined {
             network: network.parse().unwrap(),
+            segment: SegmentId::of_name(network),
             sandbox: sandbox.to_owned(),
         };
         (id.parse().unwrap(), joined)

@@ -9,7 +9,8 @@ mod core;
 mod record;
 mod sandbox;
 mod status;
+mod support;
 
 pub use self::actor::Services;
 pub use self::record::{Backend, Service, ServiceId, TaskState};
-pub use self::status::{BackendStatus, ServiceStatus, ServicesStatus};
+pub use self::status::{BackendStatus, Certainty, ServiceStatus, ServicesStatus};

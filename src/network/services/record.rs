@@ -5,8 +5,9 @@ use std::net::Ipv4Addr;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
+use crate::mesh::form::{self, FormError};
 use crate::mesh::{Key, Kind};
-use crate::network::record::{RecordError, decode, encode};
+use crate::network::record::FORM;
 use crate::types::{EndpointId, NetworkId};
 
 /// Swarm's identifier of a service.
@@ -49,6 +50,21 @@ pub enum TaskState {
     Stopping,
 }
 
+/// One life of a node's daemon, to be told from its other ones.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Life(pub(super) u64);
+
+/// What a node tells of a task, and in which life. The mesh keeps what a node said in the life
+/// before for a while; until it is said again, nobody knows whether the task still runs.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Told {
+    pub(super) life: Life,
+    pub(super) backend: Backend,
+}
+
+/// The name of the record by which a node says in which life it is.
+pub(super) const LIFE: &str = "life";
+
 /// The name of the record by which a manager says that it is one: what it says of services, and
 /// what it leaves out, counts before what managers said that cannot be reached any more.
 pub(super) const MANAGER: &str = "manager";
@@ -63,11 +79,11 @@ impl Service {
     }
 
     pub(super) fn encode(&self) -> Bytes {
-        encode(self)
+        form::encode(FORM, self)
     }
 
-    pub(super) fn decode(value: &[u8]) -> Result<Self, RecordError> {
-        decode(value)
+    pub(super) fn decode(value: &[u8]) -> Result<Self, FormError> {
+        form::decode(FORM, value)
     }
 }
 
@@ -75,13 +91,29 @@ impl Backend {
     pub(super) fn key(endpoint: &EndpointId) -> Key {
         Key::new(Kind::BACKEND, endpoint.short().to_owned())
     }
+}
 
+impl Told {
     pub(super) fn encode(&self) -> Bytes {
-        encode(self)
+        form::encode(FORM, self)
     }
 
-    pub(super) fn decode(value: &[u8]) -> Result<Self, RecordError> {
-        decode(value)
+    pub(super) fn decode(value: &[u8]) -> Result<Self, FormError> {
+        form::decode(FORM, value)
+    }
+}
+
+impl Life {
+    pub(super) fn key() -> Key {
+        Key::new(Kind::BACKEND, LIFE)
+    }
+
+    pub(super) fn encode(self) -> Bytes {
+        form::encode(FORM, &self)
+    }
+
+    pub(super) fn decode(value: &[u8]) -> Result<Self, FormError> {
+        form::decode(FORM, value)
     }
 }
 
@@ -98,18 +130,22 @@ mod tests {
             network in "[a-z0-9]{25}",
             address: Ipv4Addr,
             state in proptest::sample::select(vec![TaskState::Ready, TaskState::Stopping]),
+            life: u64,
         ) {
             let network: NetworkId = network.parse().unwrap();
             let service = Service { name: name.clone(), vips: vec![(network.clone(), address)] };
             prop_assert_eq!(Service::decode(&service.encode()), Ok(service));
             let backend = Backend { service: ServiceId(name), network, address, state };
-            prop_assert_eq!(Backend::decode(&backend.encode()), Ok(backend));
+            let told = Told { life: Life(life), backend };
+            prop_assert_eq!(Told::decode(&told.encode()), Ok(told));
+            prop_assert_eq!(Life::decode(&Life(life).encode()), Ok(Life(life)));
         }
 
         #[test]
         fn no_value_makes_decoding_panic(value: Vec<u8>) {
             let _ = Service::decode(&value);
-            let _ = Backend::decode(&value);
+            let _ = Told::decode(&value);
+            let _ = Life::decode(&value);
         }
     }
 }

@@ -14,6 +14,8 @@ pub struct ServicesStatus {
     pub services: Vec<ServiceStatus>,
     /// Why the kernel cannot translate virtual addresses at all, if so.
     pub unsupported: Option<String>,
+    /// Why flows of datagrams stay with tasks that are gone, if so.
+    pub no_flows: Option<String>,
     /// What failed and is being tried again.
     pub problems: Vec<String>,
 }
@@ -38,8 +40,22 @@ pub struct BackendStatus {
     pub address: Ipv4Addr,
     /// Where it runs.
     pub peer: PeerId,
-    /// Whether that host can be reached.
-    pub reachable: bool,
+    /// How sure it is that it runs.
+    pub certainty: Certainty,
     /// Whether it takes connections.
     pub state: TaskState,
+    /// How many connections this host's containers have to it through the virtual address.
+    pub connections: usize,
+}
+
+/// How sure it is that a task runs, the surest first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Certainty {
+    /// Its host says so.
+    Confirmed,
+    /// Its host said so before its daemon started anew, and not since.
+    Remembered,
+    /// Its host cannot be reached.
+    Unreachable,
 }
