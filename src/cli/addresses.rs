@@ -1,8 +1,6 @@
 //! Commands about addresses.
 
-use std::net::IpAddr;
-
-use clap::{Args, Subcommand};
+use clap::Args;
 use ipnet::IpNet;
 
 use super::client::{Client, ClientError};
@@ -15,39 +13,19 @@ pub(super) struct RemovePeer {
     peer: String,
 }
 
-#[derive(Debug, Subcommand)]
-pub(super) enum Ipam {
-    /// Allocate an address; the one the container has, if it has one there
-    Allocate {
-        /// The container's identifier
-        container: String,
-        /// From this subnet in place of the default one
-        subnet: Option<IpNet>,
-    },
-    /// Note that a container has an address
-    Claim {
-        /// The container's identifier
-        container: String,
-        /// The address with its subnet's prefix length, like 10.32.0.5/12
-        address: IpNet,
-    },
-    /// Show the addresses of a container
-    Lookup {
-        /// The container's identifier
-        container: String,
-    },
-    /// Release one address of a container, or all
-    Release {
-        /// The container's identifier
-        container: String,
-        /// Which one
-        address: Option<IpAddr>,
-    },
+#[derive(Debug, Args)]
+pub(super) struct Ipam {
+    /// Print JSON for programs
+    #[arg(long, global = true)]
+    json: bool,
+    #[command(subcommand)]
+    command: AddressCommand,
 }
 
 impl RemovePeer {
     pub(super) async fn run(self, client: &Client) -> Result<(), ClientError> {
         let peer = self.peer;
+        terminal::progress("taking its addresses over");
         post(client, AddressCommand::Remove { peer })
             .await
             .map(drop)
@@ -56,13 +34,11 @@ impl RemovePeer {
 
 impl Ipam {
     pub(super) async fn run(self, client: &Client) -> Result<(), ClientError> {
-        let command = match self {
-            Self::Allocate { container, subnet } => AddressCommand::Allocate { container, subnet },
-            Self::Claim { container, address } => AddressCommand::Claim { container, address },
-            Self::Lookup { container } => AddressCommand::Lookup { container },
-            Self::Release { container, address } => AddressCommand::Release { container, address },
-        };
-        let addresses = post(client, command).await?;
+        let addresses = post(client, self.command).await?;
+        if self.json {
+            let text = serde_json::to_string(&addresses).map_err(std::io::Error::from)?;
+            return Ok(terminal::print(&(text + "\n"))?);
+        }
         let lines: String = addresses.iter().map(|a| format!("{a}\n")).collect();
         Ok(terminal::print(&lines)?)
     }
@@ -70,12 +46,8 @@ impl Ipam {
 
 /// Waits until addresses can be handed out.
 pub(super) async fn prime(client: &Client) -> Result<(), ClientError> {
+    terminal::progress("waiting until addresses can be handed out");
     post(client, AddressCommand::Prime).await.map(drop)
-}
-
-/// Hands this host's addresses over.
-pub(super) async fn reset(client: &Client) -> Result<(), ClientError> {
-    post(client, AddressCommand::Reset).await.map(drop)
 }
 
 async fn post(client: &Client, command: AddressCommand) -> Result<Vec<IpNet>, ClientError> {

@@ -28,7 +28,7 @@ pub(super) enum ClientError {
     #[error(
         "the daemon is not running: {}: {reason}\n\
          is the plugin enabled? try: docker plugin enable weaveworks/net-plugin\n\
-         without the plugin, run: weave daemon",
+         without the plugin, run: weave launch",
         path.display()
     )]
     NotRunning {

@@ -3,8 +3,11 @@
 use std::io::{self, IsTerminal};
 
 use tracing::Level;
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::fmt::writer::MakeWriterExt;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
+use tracing_subscriber::{Layer, fmt, registry};
 
 use crate::config::LogLevel;
 
@@ -12,25 +15,31 @@ use crate::config::LogLevel;
 /// `info` for what comes on standard output, `error` for what comes on standard error.
 pub(super) fn start(level: LogLevel, in_plugin: bool) {
     let terminal = io::stderr().is_terminal();
-    let log = tracing_subscriber::fmt()
-        .with_env_filter(filter(level))
-        .with_target(false)
-        .with_ansi(terminal);
-    match in_plugin && !terminal {
-        true => log
+    let lines = fmt::layer().with_target(false).with_ansi(terminal);
+    let lines = match in_plugin && !terminal {
+        true => lines
             .with_writer(io::stderr.with_max_level(Level::ERROR).or_else(io::stdout))
             .without_time()
-            .init(),
-        false => log.with_writer(io::stderr).init(),
-    }
+            .with_filter(filter(level))
+            .boxed(),
+        false => lines
+            .with_writer(io::stderr)
+            .with_filter(filter(level))
+            .boxed(),
+    };
+    registry().with(lines).init();
 }
 
-fn filter(level: LogLevel) -> EnvFilter {
-    EnvFilter::new(match level {
-        LogLevel::Error => "error",
-        LogLevel::Warning => "warn",
-        LogLevel::Info => "warn,weave_net=info",
-        LogLevel::Debug => "warn,weave_net=debug",
-        LogLevel::Trace => "trace",
-    })
+/// Of what others wrote, warnings are enough unless everything is asked for.
+fn filter(level: LogLevel) -> Targets {
+    let (others, ours) = match level {
+        LogLevel::Error => (LevelFilter::ERROR, LevelFilter::ERROR),
+        LogLevel::Warning => (LevelFilter::WARN, LevelFilter::WARN),
+        LogLevel::Info => (LevelFilter::WARN, LevelFilter::INFO),
+        LogLevel::Debug => (LevelFilter::WARN, LevelFilter::DEBUG),
+        LogLevel::Trace => (LevelFilter::TRACE, LevelFilter::TRACE),
+    };
+    Targets::new()
+        .with_default(others)
+        .with_target("weave_net", ours)
 }

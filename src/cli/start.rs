@@ -1,5 +1,7 @@
 //! The two ways to start the daemon.
 
+use std::ffi::OsString;
+
 use clap::Args;
 
 use super::{FAILED, OK, logging};
@@ -28,8 +30,16 @@ pub(super) fn plugin(paths: Paths) -> u8 {
     start(&[], paths, Mode::Plugin)
 }
 
+/// Without the managed plugin the legacy drivers are how Docker reaches the daemon.
+fn environment(mode: Mode) -> impl Iterator<Item = (OsString, OsString)> {
+    const VARIABLE: &str = "WEAVE_LEGACY_SOCKETS";
+    let is_given = std::env::var_os(VARIABLE).is_some_and(|value| !value.is_empty());
+    let default = (mode == Mode::Standalone && !is_given).then(|| (VARIABLE.into(), "true".into()));
+    std::env::vars_os().chain(default)
+}
+
 fn start(words: &[String], paths: Paths, mode: Mode) -> u8 {
-    let (settings, rejected) = Settings::load(std::env::vars_os(), words, &paths);
+    let (settings, rejected) = Settings::load(environment(mode), words, &paths);
     logging::start(settings.log_level, mode == Mode::Plugin);
     for rejected in &rejected {
         tracing::warn!("setting {rejected}");

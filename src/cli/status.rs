@@ -7,6 +7,7 @@ use clap::Args;
 use serde_json::{Value, json};
 
 use super::client::{Client, ClientError};
+use super::template::Template;
 use super::terminal;
 use crate::control::render::{Section, Style};
 
@@ -15,7 +16,8 @@ const WATCH: Duration = Duration::from_secs(1);
 
 #[derive(Debug, Args)]
 pub(super) struct Status {
-    /// connections, peers, targets, networks, endpoints, services, ipam or settings
+    /// connections, peers, targets, networks, endpoints, services, ipam, dns, proxy, tunnel, plugin
+    /// or settings
     section: Option<Section>,
     /// Print JSON for programs
     #[arg(long)]
@@ -30,6 +32,10 @@ pub(super) struct Report {
     /// Print JSON for programs
     #[arg(long)]
     json: bool,
+    /// Print what a template in the language of Go makes of the JSON, as `{{.dns.domain}}` or
+    /// `{{json .mesh.peers}}`
+    #[arg(short, long, value_name = "TEMPLATE", conflicts_with = "json")]
+    format: Option<String>,
 }
 
 impl Status {
@@ -57,6 +63,14 @@ impl Report {
         if self.json {
             return Ok(terminal::print(&client.get("/report").await?)?);
         }
+        if let Some(format) = &self.format {
+            let wrong = |error| io::Error::new(io::ErrorKind::InvalidInput, error);
+            let template = Template::parse(format).map_err(wrong)?;
+            let report: Value =
+                serde_json::from_str(&client.get("/report").await?).map_err(io::Error::from)?;
+            let text = template.render(&report).map_err(wrong)?;
+            return Ok(terminal::print(&(text + "\n"))?);
+        }
         let style = terminal::style();
         let mut text = client.get(&url(None, style)).await?;
         for section in Section::ALL {
@@ -67,21 +81,32 @@ impl Report {
     }
 }
 
-/// Shows the versions; a daemon that is not there is no failure.
-pub(super) async fn version(client: &Client) -> Result<(), ClientError> {
-    let daemon = match client.get("/report").await {
-        Ok(report) => {
-            let report: Value = serde_json::from_str(&report).map_err(io::Error::from)?;
-            report["version"].as_str().unwrap_or("unknown").to_owned()
-        }
-        Err(ClientError::NotRunning { .. }) => "not running".to_owned(),
-        Err(ClientError::NotRoot { .. }) => "not known, only root may ask it".to_owned(),
-        Err(error) => return Err(error),
-    };
-    let command = env!("CARGO_PKG_VERSION");
-    Ok(terminal::print(&format!(
-        "command {command}\ndaemon  {daemon}\n"
-    ))?)
+#[derive(Debug, Args)]
+pub(super) struct Version {
+    /// Print JSON for programs
+    #[arg(long)]
+    json: bool,
+}
+
+impl Version {
+    /// Shows the versions; a daemon that is not there is no failure.
+    pub(super) async fn run(self, client: &Client) -> Result<(), ClientError> {
+        let daemon = match client.get("/report").await {
+            Ok(report) => {
+                let report: Value = serde_json::from_str(&report).map_err(io::Error::from)?;
+                report["version"].as_str().unwrap_or("unknown").to_owned()
+            }
+            Err(ClientError::NotRunning { .. }) => "not running".to_owned(),
+            Err(ClientError::NotRoot { .. }) => "not known, only root may ask it".to_owned(),
+            Err(error) => return Err(error),
+        };
+        let command = env!("CARGO_PKG_VERSION");
+        let text = match self.json {
+            true => json!({"command": command, "daemon": daemon}).to_string() + "\n",
+            false => format!("command {command}\ndaemon  {daemon}\n"),
+        };
+        Ok(terminal::print(&text)?)
+    }
 }
 
 fn url(section: Option<Section>, style: Style) -> String {
@@ -104,6 +129,14 @@ fn part(report: &str, section: Option<Section>) -> Result<String, io::Error> {
         Some(Section::Endpoints) => report["endpoints"].clone(),
         Some(Section::Services) => report["services"].clone(),
         Some(Section::Ipam) => report["ipam"].clone(),
+        Some(Section::Dns) => report["dns"].clone(),
+        Some(Section::Proxy) => report["proxy"].clone(),
+        Some(Section::Tunnel) => report["tunnel"].clone(),
+        Some(Section::Plugin) => json!({
+            "scope": report["scope"],
+            "plugin_sockets": report["plugin_sockets"],
+            "capabilities": report["capabilities"],
+        }),
         Some(Section::Settings) => json!({
             "settings": report["settings"],
             "rejected": report["rejected"],

@@ -23,6 +23,13 @@ pub(super) fn print(text: &str) -> io::Result<()> {
     }
 }
 
+/// Says what takes its time, to people alone.
+pub(super) fn progress(text: &str) {
+    if io::stderr().is_terminal() {
+        eprintln!("weave: {text} ...");
+    }
+}
+
 /// Writes in place of what a terminal shows; below it, when there is none.
 pub(super) fn redraw(text: &str) -> io::Result<()> {
     match io::stdout().is_terminal() {

@@ -7,13 +7,17 @@ use tokio::net::TcpListener;
 use tokio::time::timeout;
 use warp::http::{Method, StatusCode};
 
+use super::metrics;
 use super::render::{self, Section, Style};
 use super::serve::{self, Answer, Request};
 use super::{Control, DEADLINE, Report, Warning, Warnings};
 
 const TOPIC: &str = "status address";
 
-/// Serves `/status`, `/report` and `/healthz` at this address for as long as it is polled; where
+/// The status page: it asks `/report` again and again.
+const PAGE: &str = include_str!("page.html");
+
+/// Serves the status page, `/status`, `/report`, `/metrics` and `/healthz` at this address for as long as it is polled; where
 /// that cannot be, warns and tries again.
 pub async fn serve(address: SocketAddr, control: Arc<impl Control>, warnings: Warnings) {
     let listener = loop {
@@ -53,14 +57,19 @@ pub(super) async fn read(control: &impl Control, request: &Request) -> Answer {
             Some(report) => json(&report),
             None => late(),
         },
-        "" | "/status" => match report(control).await {
+        "" => Answer::html(PAGE),
+        "/metrics" => match report(control).await {
+            Some(report) => Answer::metrics(metrics::page(&report)),
+            None => late(),
+        },
+        "/status" => match report(control).await {
             Some(report) => text(render::overview(&report, style(request))),
             None => late(),
         },
         _ => match path.strip_prefix("/status/").map(str::parse::<Section>) {
             None => Answer::text(
                 StatusCode::NOT_FOUND,
-                "there are /status, /status/SECTION, /report and /healthz\n",
+                "there are /, /status, /status/SECTION, /report, /metrics and /healthz\n",
             ),
             Some(Err(error)) => Answer::text(StatusCode::NOT_FOUND, format!("{error}\n")),
             Some(Ok(section)) => match report(control).await {
@@ -157,7 +166,8 @@ mod tests {
         let address = start(Fake::default()).await;
         for (path, part) in [
             ("/status", "Warnings"),
-            ("/", "Warnings"),
+            ("/", "<!doctype html>"),
+            ("/metrics", "weave_connections{state=\"established\""),
             ("/status/peers", "node2"),
             ("/status/settings", "WEAVE_MTU"),
             ("/report", "\"version\""),
@@ -192,6 +202,10 @@ mod tests {
             (
                 format!("POST /connect {head}Content-Length: 99999999\r\n\r\n"),
                 "413",
+            ),
+            (
+                format!("POST /connect {head}Transfer-Encoding: chunked\r\n\r\n0\r\n\r\n"),
+                "411",
             ),
             (format!("GET /{} {head}\r\n", "x".repeat(20_000)), "4"),
             ("nonsense\r\n\r\n".to_owned(), "400"),

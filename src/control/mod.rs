@@ -1,7 +1,9 @@
 //! What goes on, for people and programs: the report, its rendering, the read-only HTTP server
 //! and the root-only control socket.
 
+mod attach;
 pub mod http;
+mod metrics;
 pub mod render;
 pub mod report;
 mod serve;
@@ -9,13 +11,15 @@ pub mod socket;
 mod targets;
 mod warnings;
 
+use std::net::IpAddr;
 use std::time::Duration;
 
 use ipnet::IpNet;
 use thiserror::Error;
 
+pub use self::attach::AttachCommand;
 pub use self::report::Report;
-pub use self::socket::AddressCommand;
+pub use self::socket::{AddressCommand, NameCommand, Part, Switch};
 pub use self::targets::Targets;
 pub use self::warnings::{Warning, Warnings};
 use crate::config::PeerAddress;
@@ -24,7 +28,7 @@ use crate::config::PeerAddress;
 pub const DEADLINE: Duration = Duration::from_secs(5);
 
 /// How long a caller waits for a change of addresses at most: the ring's birth and a takeover need
-/// other peers, and the allocator itself gives up after ten seconds.
+/// other peers, and the allocator itself gives up after eight seconds.
 pub const ADDRESS_DEADLINE: Duration = Duration::from_secs(12);
 
 /// Why a command was not carried out.
@@ -64,9 +68,29 @@ pub trait Control: Send + Sync + 'static {
         command: AddressCommand,
     ) -> impl Future<Output = Result<Vec<IpNet>, ControlError>> + Send;
 
+    /// Does something about names; returns the addresses of the one that was looked up.
+    fn names(
+        &self,
+        command: NameCommand,
+    ) -> impl Future<Output = Result<Vec<IpAddr>, ControlError>> + Send;
+
     /// No longer connects to these places. Remembered before it is answered.
     fn forget(
         &self,
         peers: Vec<PeerAddress>,
+    ) -> impl Future<Output = Result<(), ControlError>> + Send;
+
+    /// Attaches and detaches containers and this host; returns the addresses that it is about.
+    /// Remembered before it is answered. Callers give up after [`ADDRESS_DEADLINE`].
+    fn attachments(
+        &self,
+        command: AttachCommand,
+    ) -> impl Future<Output = Result<Vec<IpNet>, ControlError>> + Send;
+
+    /// Switches a part of the daemon on or off. Remembered before it is answered.
+    fn switch(
+        &self,
+        part: Part,
+        state: Switch,
     ) -> impl Future<Output = Result<(), ControlError>> + Send;
 }

@@ -2,16 +2,19 @@
 //!
 //! Parts of the daemon hand in plain values; no password or key has a place here.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use super::Warning;
 use crate::config::{InForce, Rejected, Scope};
+use crate::dns::DnsStatus;
+use crate::docker::proxy::ProxyStatus;
 use crate::ipam::IpamStatus;
 use crate::mesh::MeshStatus;
-use crate::network::services::TaskState;
+use crate::network::services::{Certainty, TaskState};
 use crate::types::{EndpointId, Mac, NetworkId, PeerId, SegmentId, Vni};
 
 /// Everything at one moment.
@@ -33,12 +36,22 @@ pub struct Report {
     pub mesh: Option<MeshStatus>,
     /// Address allocation; `None` where it does not run.
     pub ipam: Option<IpamStatus>,
+    /// Names of containers; `None` where they are not served.
+    pub dns: Option<DnsStatus>,
+    /// The Docker API proxy; `None` where it is off.
+    #[serde(default)]
+    pub proxy: Option<ProxyStatus>,
     /// How frames reach each peer.
     pub transports: Vec<TransportReport>,
+    /// The encrypted tunnel; `None` where there is none.
+    pub tunnel: Option<TunnelReport>,
     /// The segments with endpoints here, or that are known from peers.
     pub segments: Vec<SegmentReport>,
     /// Containers' endpoints, here and elsewhere.
     pub endpoints: Vec<EndpointReport>,
+    /// What operators attached to networks of ours: containers, and this host.
+    #[serde(default)]
+    pub attachments: Vec<AttachmentReport>,
     /// The virtual addresses of swarm's services.
     pub services: Vec<ServiceReport>,
     /// What this host's kernel can do for us.
@@ -73,6 +86,65 @@ pub struct TransportReport {
     pub mtu: Option<u16>,
     /// Why it is this transport, for people.
     pub reason: String,
+}
+
+/// The encrypted tunnel.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TunnelReport {
+    /// Where it listens.
+    pub listening: Option<SocketAddr>,
+    /// What the kernel does for it: `udp_segment`, `udp_gro`, `tap_checksum`, `tap_tcp`, `tap_udp`.
+    pub offloads: Vec<String>,
+    /// The peers that it has or wants sessions with.
+    pub peers: Vec<TunnelPeerReport>,
+    /// Packets dropped that belong to no peer, by cause.
+    pub drops: BTreeMap<String, u64>,
+    /// What keeps it from working, if anything.
+    pub problem: Option<String>,
+}
+
+/// The tunnel to one peer.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TunnelPeerReport {
+    /// Which peer.
+    pub peer: PeerId,
+    /// What it calls itself.
+    pub nickname: String,
+    /// `direct`, `relayed` or `down`.
+    pub path: String,
+    /// Where packets for it go.
+    pub address: Option<SocketAddr>,
+    /// The nickname of the peer that passes them on.
+    pub via: Option<String>,
+    /// The largest IP packet of containers that is not fragmented, in bytes.
+    pub mtu: Option<u16>,
+    /// How packets are sealed, once keys are agreed on.
+    pub cipher: Option<String>,
+    /// How long the keys have been in use, in seconds.
+    pub key_age_seconds: Option<u64>,
+    /// How often keys were agreed on.
+    pub handshakes: u64,
+    /// Handshake messages sent again.
+    pub handshakes_retransmitted: u64,
+    /// Handshake messages refused.
+    pub handshakes_refused: u64,
+    /// What was sent to it.
+    pub sent: TrafficReport,
+    /// What came from it.
+    pub received: TrafficReport,
+    /// What was passed on to it for others.
+    pub relayed: TrafficReport,
+    /// What was dropped, by cause.
+    pub drops: BTreeMap<String, u64>,
+}
+
+/// What passed in one direction.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TrafficReport {
+    /// Datagrams on the underlay.
+    pub packets: u64,
+    /// Bytes of their payload.
+    pub bytes: u64,
 }
 
 /// One layer-2 segment.
@@ -126,6 +198,25 @@ pub struct EndpointReport {
     pub local: bool,
 }
 
+/// An address that an operator gave a container or this host.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AttachmentReport {
+    /// The container's identifier; `weave:expose` for this host.
+    pub container: String,
+    /// The container's name.
+    pub name: String,
+    /// Its endpoint.
+    pub endpoint: EndpointId,
+    /// The name of the interface that has the address.
+    pub interface: String,
+    /// The address with its subnet's prefix length.
+    pub address: IpNet,
+    /// Its Ethernet address.
+    pub mac: Mac,
+    /// Of this host: whether what passes between the subnet and the world gets its address.
+    pub masquerade: bool,
+}
+
 /// A swarm service on one network.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ServiceReport {
@@ -146,10 +237,20 @@ pub struct TaskReport {
     pub address: Ipv4Addr,
     /// The nickname of the peer where it runs.
     pub host: String,
-    /// Whether that peer can be reached.
-    pub reachable: bool,
+    /// How sure it is that it runs.
+    pub certainty: Certainty,
     /// Whether it takes connections.
     pub state: TaskState,
+    /// How many connections this host's containers have to it through the virtual address.
+    #[serde(default)]
+    pub connections: usize,
+}
+
+impl TaskReport {
+    /// Whether it is among those that take new connections.
+    pub fn is_ready(&self) -> bool {
+        self.certainty == Certainty::Confirmed && self.state == TaskState::Ready
+    }
 }
 
 /// Something the kernel offers, or does not.
@@ -184,9 +285,13 @@ impl Report {
             warnings: Vec::new(),
             mesh: None,
             ipam: None,
+            dns: None,
+            proxy: None,
             transports: Vec::new(),
+            tunnel: None,
             segments: Vec::new(),
             endpoints: Vec::new(),
+            attachments: Vec::new(),
             services: Vec::new(),
             capabilities: Vec::new(),
             plugin_sockets: Vec::new(),
@@ -207,6 +312,22 @@ impl Report {
             all.extend(mesh.warnings.iter().map(|text| Warning::new(text, "")));
         }
         all.extend(self.ipam.iter().flat_map(address_problems));
+        if let Some(dns) = &self.dns
+            && let Err(reason) = &dns.listening
+        {
+            all.push(Warning::new(
+                format!("names are not served: {reason}"),
+                remedy("free the address or set WEAVE_DNS_LISTEN_ADDRESS; it is tried again"),
+            ));
+        }
+        let listeners = self.proxy.iter().flat_map(|proxy| &proxy.listeners);
+        all.extend(listeners.filter_map(|listener| {
+            let error = listener.error.as_ref()?;
+            Some(Warning::new(
+                format!("the proxy is not served at {}: {error}", listener.address),
+                "free the address, or launch with another -H; it is tried again",
+            ))
+        }));
         all.extend(self.plugin_sockets.iter().filter_map(|socket| {
             let error = socket.error.as_ref()?;
             Some(Warning::new(
@@ -265,9 +386,11 @@ pub(crate) mod examples {
     use std::time::Duration;
 
     use super::*;
-    use crate::config::{Paths, Settings};
+    use crate::config::{Paths, ProxyAddress, Settings};
+    use crate::dns::{AnswerTimes, DnsCounters, DnsEntry, DnsOutcomes};
+    use crate::docker::proxy::ListenerStatus;
     use crate::ipam::{PeerShare, SpaceStatus};
-    use crate::mesh::{ConnectionStatus, PeerStatus, TargetStatus};
+    use crate::mesh::{ConnectionStatus, MeshCounters, PeerStatus, TargetStatus};
 
     /// The settings say the password `hunter2`, an MTU that is none, and a peer.
     pub(crate) fn report() -> Report {
@@ -292,6 +415,8 @@ pub(crate) mod examples {
             )],
             mesh: Some(mesh()),
             ipam: Some(ipam()),
+            dns: Some(dns()),
+            proxy: Some(proxy()),
             transports: vec![TransportReport {
                 peer: PeerId::from_bytes([2; 16]),
                 nickname: "node2".into(),
@@ -300,6 +425,7 @@ pub(crate) mod examples {
                 mtu: Some(1450),
                 reason: "nothing is encrypted".into(),
             }],
+            tunnel: Some(tunnel()),
             segments: vec![SegmentReport {
                 id: segment.clone(),
                 vni: Vni::try_from(4097).ok(),
@@ -323,6 +449,15 @@ pub(crate) mod examples {
                 host: "node1".into(),
                 local: true,
             }],
+            attachments: vec![AttachmentReport {
+                container: "weave:expose".into(),
+                name: String::new(),
+                endpoint: "fedcba9876543210".parse().unwrap(),
+                interface: "weave".into(),
+                address: "10.32.0.1/12".parse().unwrap(),
+                mac: Mac::of_ip([10, 32, 0, 1].into()),
+                masquerade: true,
+            }],
             services: vec![ServiceReport {
                 service: "shop".into(),
                 network: "ob5a0kd8tmw1ml0rdmzvnxt7l".parse().unwrap(),
@@ -345,12 +480,110 @@ pub(crate) mod examples {
         }
     }
 
+    fn tunnel() -> TunnelReport {
+        let peer = |byte| TunnelPeerReport {
+            peer: PeerId::from_bytes([byte; 16]),
+            nickname: format!("node{byte}"),
+            path: "relayed".into(),
+            address: None,
+            via: Some("node2".into()),
+            mtu: None,
+            cipher: None,
+            key_age_seconds: None,
+            handshakes: 0,
+            handshakes_retransmitted: 0,
+            handshakes_refused: 0,
+            sent: TrafficReport::default(),
+            received: TrafficReport::default(),
+            relayed: TrafficReport::default(),
+            drops: BTreeMap::from([("replayed".to_owned(), 0)]),
+        };
+        let traffic = |packets, bytes| TrafficReport { packets, bytes };
+        TunnelReport {
+            listening: "0.0.0.0:6783".parse().ok(),
+            offloads: ["udp_segment", "udp_gro"].map(str::to_owned).into(),
+            peers: vec![
+                TunnelPeerReport {
+                    path: "direct".into(),
+                    address: "192.0.2.2:6783".parse().ok(),
+                    via: None,
+                    mtu: Some(1390),
+                    cipher: Some("AES-256-GCM".into()),
+                    key_age_seconds: Some(75),
+                    handshakes: 1,
+                    sent: traffic(1000, 1_500_000),
+                    received: traffic(3, 999),
+                    drops: BTreeMap::from([("replayed".to_owned(), 2)]),
+                    ..peer(2)
+                },
+                peer(3),
+            ],
+            drops: BTreeMap::from([("unknown_session".to_owned(), 1)]),
+            problem: None,
+        }
+    }
+
     fn task(last: u8, host: &str, state: TaskState) -> TaskReport {
         TaskReport {
             address: [10, 2, 0, last].into(),
             host: host.into(),
-            reachable: true,
+            certainty: Certainty::Confirmed,
             state,
+            connections: last.into(),
+        }
+    }
+
+    fn dns() -> DnsStatus {
+        let entry = |name: &str, last, peer, reachable| DnsEntry {
+            name: format!("{name}.weave.local").parse().unwrap(),
+            address: [10, 1, 0, last].into(),
+            container: (last == 2).then(|| "shop".to_owned()),
+            segment: (last == 2).then(|| SegmentId::of_name("web")),
+            peer: PeerId::from_bytes([peer; 16]),
+            reachable,
+        };
+        let outcomes = |found, unknown, forwarded| DnsOutcomes {
+            found,
+            unknown,
+            forwarded,
+            ..DnsOutcomes::default()
+        };
+        DnsStatus {
+            domain: "weave.local".parse().unwrap(),
+            ttl: 1,
+            listening: Ok("172.17.0.1:53".parse().unwrap()),
+            upstreams: vec!["192.0.2.53:53".parse().unwrap()],
+            counters: DnsCounters {
+                by_type: BTreeMap::from([
+                    ("A".to_owned(), outcomes(3, 1, 0)),
+                    ("other".to_owned(), outcomes(0, 0, 2)),
+                ]),
+                answer_times: AnswerTimes {
+                    within: vec![
+                        (Duration::from_micros(5), 1),
+                        (Duration::from_micros(10), 4),
+                    ],
+                    count: 4,
+                    sum: Duration::from_micros(28),
+                },
+                upstream_failures: BTreeMap::from([("192.0.2.53:53".parse().unwrap(), 1)]),
+                last_failure: None,
+            },
+            tombstones: 5,
+            entries: vec![entry("shop", 2, 1, true), entry("out", 9, 2, false)],
+        }
+    }
+
+    fn proxy() -> ProxyStatus {
+        ProxyStatus {
+            listeners: vec![ListenerStatus {
+                address: ProxyAddress::default(),
+                error: None,
+            }],
+            connections: 2,
+            placed: 5,
+            left_alone: 1,
+            refused: 0,
         }
     }
 
@@ -391,6 +624,7 @@ pub(crate) mod examples {
             addresses: vec!["192.0.2.2:6783".parse().unwrap()],
             links: vec![link],
             records: 3,
+            changes: 12,
         };
         MeshStatus {
             id: one,
@@ -426,6 +660,13 @@ pub(crate) mod examples {
                 },
             ],
             peers: vec![peer(one, "node1", two), peer(two, "node2", one)],
+            counters: MeshCounters {
+                sessions: 4,
+                terminations: 3,
+                sent_bytes: 1_000,
+                received_bytes: 2_000,
+            },
+            tombstones: BTreeMap::from([(5, 5)]),
             warnings: vec!["192.0.2.9 has another password".into()],
         }
     }

@@ -79,6 +79,24 @@ impl Answer {
         }
     }
 
+    /// A page for browsers.
+    pub(super) fn html(body: &str) -> Self {
+        Self {
+            status: StatusCode::OK,
+            content_type: "text/html; charset=utf-8",
+            body: body.to_owned(),
+        }
+    }
+
+    /// Metrics for Prometheus, in the version of its text format.
+    pub(super) fn metrics(body: String) -> Self {
+        Self {
+            status: StatusCode::OK,
+            content_type: "text/plain; version=0.0.4; charset=utf-8",
+            body,
+        }
+    }
+
     /// JSON for programs.
     pub(super) fn json(body: String) -> Self {
         Self {

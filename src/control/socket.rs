@@ -7,6 +7,7 @@ use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use clap::Subcommand;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use tokio::net::{UnixListener, UnixStream};
@@ -14,8 +15,12 @@ use tokio::time::timeout;
 use warp::http::{Method, StatusCode};
 
 use super::serve::{self, Answer, Request};
-use super::{ADDRESS_DEADLINE, Control, ControlError, DEADLINE, Warning, Warnings, http};
+use super::{
+    ADDRESS_DEADLINE, AttachCommand, Control, ControlError, DEADLINE, Warning, Warnings, http,
+};
 use crate::config::PeerAddress;
+use crate::dns::NameRequest;
+use crate::types::DnsName;
 
 const TOPIC: &str = "control socket";
 
@@ -38,45 +43,94 @@ pub struct Forget {
     pub peers: Vec<PeerAddress>,
 }
 
-/// What `POST /addresses` takes; it answers with an array of addresses with prefix lengths.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+/// What `POST /addresses` takes; it answers with an array of addresses with prefix lengths. Those
+/// that are no subcommands of `weave ipam` are commands of their own.
+#[derive(Debug, Clone, PartialEq, Eq, Subcommand, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase", deny_unknown_fields)]
 pub enum AddressCommand {
-    /// Grant a container an address; the one it has, if it has one there.
+    /// Allocate an address; the one the container has, if it has one there
     Allocate {
-        /// The container's identifier.
+        /// The container's identifier
         container: String,
-        /// From which subnet; the default one if none is named.
+        /// From this subnet in place of the default one
         subnet: Option<IpNet>,
     },
-    /// Note that a container has this address, or is to have it.
+    /// Note that a container has an address, or is to have it
     Claim {
-        /// The container's identifier.
+        /// The container's identifier
         container: String,
-        /// The address with its subnet's prefix length.
+        /// The address with its subnet's prefix length, like 10.32.0.5/12
         address: IpNet,
     },
-    /// Name the addresses of a container.
+    /// Show the addresses of a container
     Lookup {
-        /// The container's identifier.
+        /// The container's identifier
         container: String,
     },
-    /// A container is done with an address, or with all of its own.
+    /// Release one address of a container, or all
     Release {
-        /// The container's identifier.
+        /// The container's identifier
         container: String,
-        /// Which one; all if none is named.
+        /// Which one
         address: Option<IpAddr>,
     },
-    /// A peer is gone for good: take its addresses over.
+    /// A peer is gone for good: take its addresses over
+    #[command(skip)]
     Remove {
-        /// Its nickname, identifier, or the start of it as status shows it.
+        /// Its nickname, identifier, or the start of it as status shows it
         peer: String,
     },
-    /// Wait until addresses can be handed out.
+    /// Wait until addresses can be handed out
+    #[command(skip)]
     Prime,
-    /// Hand all of this host's addresses over to another peer.
+    /// Hand all of this host's addresses over to another peer
+    #[command(skip)]
     Reset,
+}
+
+/// A part of the daemon that can be switched.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Part {
+    /// The legacy drivers `weave` and `weavemesh`, and the network `weave`.
+    Plugin,
+    /// The Docker API proxy.
+    Proxy,
+}
+
+/// Whether a part is to work.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Switch {
+    /// It is.
+    On,
+    /// It is not.
+    Off,
+}
+
+/// What `POST /parts` takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SwitchPart {
+    /// Which part.
+    pub part: Part,
+    /// What it is to be.
+    pub state: Switch,
+}
+
+/// What `POST /names` takes; it answers with an array of addresses.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase", deny_unknown_fields)]
+pub enum NameCommand {
+    /// Give addresses a name.
+    Add(NameRequest),
+    /// Take that back.
+    Remove(NameRequest),
+    /// Say what a name stands for.
+    Lookup {
+        /// The name, with or without the domain.
+        name: DnsName,
+    },
 }
 
 /// Serves the socket for as long as it is polled; where that cannot be, warns and tries again.
@@ -117,7 +171,21 @@ async fn answer(control: &impl Control, request: Request) -> Answer {
             Err(error) => malformed(&error),
         },
         (Method::POST, "/addresses") => match serde_json::from_slice(&request.body) {
-            Ok(command) => addresses(control, command).await,
+            Ok(command) => listed(control.addresses(command)).await,
+            Err(error) => malformed(&error),
+        },
+        (Method::POST, "/attachments") => {
+            match serde_json::from_slice::<AttachCommand>(&request.body) {
+                Ok(command) => listed(control.attachments(command)).await,
+                Err(error) => malformed(&error),
+            }
+        }
+        (Method::POST, "/names") => match serde_json::from_slice(&request.body) {
+            Ok(command) => listed(control.names(command)).await,
+            Err(error) => malformed(&error),
+        },
+        (Method::POST, "/parts") => match serde_json::from_slice(&request.body) {
+            Ok(SwitchPart { part, state }) => done(control.switch(part, state)).await,
             Err(error) => malformed(&error),
         },
         (_, path) => Answer::text(
@@ -135,9 +203,10 @@ async fn done(change: impl Future<Output = Result<(), ControlError>>) -> Answer 
     }
 }
 
-async fn addresses(control: &impl Control, command: AddressCommand) -> Answer {
-    let change = timeout(ADDRESS_DEADLINE, control.addresses(command));
-    match change
+async fn listed<T: Serialize>(
+    change: impl Future<Output = Result<Vec<T>, ControlError>>,
+) -> Answer {
+    match timeout(ADDRESS_DEADLINE, change)
         .await
         .map(|answer| answer.map(|a| serde_json::to_string(&a)))
     {
@@ -161,11 +230,12 @@ fn malformed(error: &serde_json::Error) -> Answer {
     Answer::text(StatusCode::BAD_REQUEST, message)
 }
 
-/// Binds the path, in a directory for root alone, in place of what a dead daemon left there.
+/// Binds the path, for root alone, in place of what a dead daemon left there. The directory is one
+/// that others pass through but cannot look into: the Docker API proxy's socket is in it too.
 async fn bind(path: &Path) -> io::Result<UnixListener> {
     if let Some(dir) = path.parent() {
-        DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
-        fs::set_permissions(dir, Permissions::from_mode(0o700))?;
+        DirBuilder::new().recursive(true).mode(0o711).create(dir)?;
+        fs::set_permissions(dir, Permissions::from_mode(0o711))?;
     }
     match UnixStream::connect(path).await.map_err(|e| e.kind()) {
         Err(io::ErrorKind::NotFound) => {}
@@ -233,6 +303,20 @@ pub(crate) mod tests {
             Ok(vec!["10.32.0.5/12".parse().unwrap()])
         }
 
+        async fn attachments(&self, command: AttachCommand) -> Result<Vec<IpNet>, ControlError> {
+            self.note(format!("{command:?}")).await?;
+            Ok(vec!["10.32.0.6/12".parse().unwrap()])
+        }
+
+        async fn names(&self, command: NameCommand) -> Result<Vec<IpAddr>, ControlError> {
+            self.note(format!("{command:?}")).await?;
+            Ok(vec![[10, 32, 0, 5].into()])
+        }
+
+        async fn switch(&self, part: Part, state: Switch) -> Result<(), ControlError> {
+            self.note(format!("{part:?} {state:?}")).await
+        }
+
         async fn forget(&self, peers: Vec<PeerAddress>) -> Result<(), ControlError> {
             self.note(format!("forget {}", names(&peers))).await
         }
@@ -277,7 +361,9 @@ pub(crate) mod tests {
             r#"{{"peers":["{}"]}}"#,
             "x".repeat(serve::MAX_BODY as usize)
         );
+        let deep = "[".repeat(serve::MAX_BODY as usize / 2);
         for (url, body, status) in [
+            ("/connect", &*deep, "400"),
             ("/connect", r#"{"peers":["h1","[fd00::1]:1"]}"#, "200"),
             ("/connect", r#"{"peers":[],"replace":true}"#, "200"),
             ("/forget", r#"{"peers":["h1"]}"#, "200"),
@@ -294,6 +380,17 @@ pub(crate) mod tests {
                 "400",
             ),
             ("/addresses", r#""reset""#, "200"),
+            (
+                "/attachments",
+                r#"{"hide":{"addresses":["net:default"]}}"#,
+                "200",
+            ),
+            ("/attachments", r#"{"hide":{"addresses":["net:x"]}}"#, "400"),
+            ("/parts", r#"{"part":"plugin","state":"off"}"#, "200"),
+            ("/parts", r#"{"part":"proxy","state":"on"}"#, "200"),
+            ("/parts", r#"{"part":"engine","state":"off"}"#, "400"),
+            ("/names", r#"{"lookup":{"name":"Foo."}}"#, "200"),
+            ("/names", r#"{"add":{"name":"a b"}}"#, "400"),
             ("/explode", "{}", "404"),
         ] {
             let answer = post(&path, url, body).await;
@@ -308,6 +405,10 @@ pub(crate) mod tests {
             "forget h1",
             r#"Remove { peer: "h1" }"#,
             "Reset",
+            "Hide { addresses: [Default] }",
+            "Plugin Off",
+            "Proxy On",
+            r#"Lookup { name: DnsName("foo") }"#,
         ];
         assert_eq!(*fake.asked.lock().unwrap(), asked);
     }
@@ -320,7 +421,7 @@ pub(crate) mod tests {
         let listener = bind(&path).await.unwrap();
         let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
         assert_eq!(mode(&path), 0o600);
-        assert_eq!(mode(path.parent().unwrap()), 0o700);
+        assert_eq!(mode(path.parent().unwrap()), 0o711);
         let error = bind(&path).await.unwrap_err();
         assert_eq!(error.to_string(), "another daemon serves it");
         drop(listener);

@@ -24,6 +24,11 @@ impl Targets {
         Ok(store.load(DOCUMENT)?.unwrap_or_default())
     }
 
+    /// Forgets what was remembered.
+    pub fn forget_all(store: &Store) -> Result<(), StoreError> {
+        store.remove(DOCUMENT)
+    }
+
     /// Remembers.
     pub fn save(&self, store: &Store) -> Result<(), StoreError> {
         store.save(DOCUMENT, self)
