@@ -4,8 +4,11 @@ export PATH := $(PATH):$(HOME)/.cargo/bin
 PLUGIN := weaveworks/net-plugin:latest
 HOSTS ?= 3
 LAB := tests/lab/lab.sh
+# Benchmarks measure what rootfs-build/build.sh makes.
+TARGET = $(shell rustc -vV | sed -n 's/^host: //p')
+AS_SHIPPED := AWS_LC_SYS_SMALL=1 RUSTFLAGS="-C target-feature=+crt-static"
 
-.PHONY: help deps plugin install uninstall push check unit lab-test test lab lab-down demo figures
+.PHONY: help deps plugin install uninstall push check unit lab-test test manual lab lab-down demo figures bench bench-ipam bench-dns fuzz
 
 help: ## what can be made
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | column -t -s $$'\t'
@@ -38,8 +41,25 @@ lab-test: plugin ## tests on real engines (ENGINE=20.10|26|28, TEST=part of a na
 
 test: unit lab-test ## all tests
 
+manual: ## write man pages and shell completions to target/manual
+	cargo run --locked --example manual target/manual
+
 figures: plugin ## measure against Docker's overlay, side by side
 	tests/lab/figures.sh
+	tests/lab/services_figures.sh
+
+bench-ipam: ## measure how fast addresses are handed out, and what a large ring costs (as root)
+	$(AS_SHIPPED) cargo bench --locked --target $(TARGET) --bench ipam
+
+bench-dns: ## measure how fast names are answered, and how soon other hosts know them (with dnsperf)
+	$(AS_SHIPPED) cargo bench --locked --target $(TARGET) --bench dns
+
+bench: ## measure the datapath against other networks between namespaces (as root); writes benches/RESULTS.md
+	$(AS_SHIPPED) cargo bench --locked --target $(TARGET) --bench bench
+
+fuzz: ## run every fuzz target for FUZZ_SECONDS (60) each (needs nightly Rust and cargo-fuzz)
+	cd fuzz && for target in $$(cargo +nightly fuzz list); do \
+	  cargo +nightly fuzz run "$$target" -- -max_total_time=$(or $(FUZZ_SECONDS),60) || exit 1; done
 
 lab: plugin ## HOSTS engines on this machine, the plugin on each, to play with
 	$(LAB) up $(HOSTS)

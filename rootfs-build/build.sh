@@ -16,8 +16,15 @@ build() {
   [[ $(printf '%s\n' 1.95 "$cargo_version" | sort -V | head -n 1) == 1.95 ]] ||
     fail "cargo $cargo_version is too old, 1.95 or newer is needed: run 'rustup update stable'"
   target=$(rustc -vV | sed -n 's/^host: //p')
+  # Functions that came out alike are kept once, and relocations packed: a tenth of the size. Only
+  # on this target is the linker one that can.
+  local link=()
+  [[ $target != x86_64-unknown-linux-gnu ]] ||
+    link=(-C link-arg=-Wl,--icf=all -C link-arg=-Wl,-z,pack-relative-relocs)
   # Naming the target keeps the flag away from build scripts and procedural macros.
-  RUSTFLAGS="-C target-feature=+crt-static" cargo build --release --locked --bin weave --target "$target" >&2
+  # Built for speed, but without the 700 kB of AVX-512 that the limit has no room for.
+  AWS_LC_SYS_SMALL=1 RUSTFLAGS="-C target-feature=+crt-static" \
+    cargo rustc --release --locked --bin weave --target "$target" -- "${link[@]}" >&2
   echo "target/$target/release/weave"
 }
 

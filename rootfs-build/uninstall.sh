@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Removes the plugin from this machine's engine, and the weave command. The state in /var/lib/weave stays.
+# Removes the plugin from this machine's engine, and the weave command. The state in /var/lib/weave stays;
+# so do the devices while containers hang on them.
 set -euo pipefail
 
 plugin=${1:?usage: uninstall.sh NAME}
@@ -8,4 +9,9 @@ if docker plugin inspect "$plugin" >/dev/null 2>&1; then
   docker plugin rm -f "$plugin" >/dev/null
 fi
 rm -f /usr/local/bin/weave
+# Without containers nothing in the devices' namespace is of use.
+if [[ -e /run/netns/weave && -z $(ip -n weave -br link show type veth) ]]; then
+  ip netns delete weave
+  rm -rf /run/weave
+fi
 echo "$plugin is gone"

@@ -1,14 +1,24 @@
 //! The one place where the parts are built, wired, supervised and shut down.
 
 mod addresses;
+mod attachments;
 mod control;
+mod dns;
+mod exposure;
+mod parts;
+mod peers_file;
+mod proxy;
 mod report;
 mod tasks;
+mod trust;
+mod tunnel;
+mod tunnel_status;
 
+use std::collections::BTreeSet;
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use bytes::Bytes;
 use tokio::signal::unix::{SignalKind, signal};
@@ -17,23 +27,21 @@ use tokio::task::JoinSet;
 
 use crate::config::{HostAddress, Mtu, Paths, Rejected, Scope as ScopeSetting, Settings};
 use crate::control::{Targets, Warning, Warnings, http, socket};
-use crate::datapath::{KernelConfig, KernelDatapath, MaybeDatapath};
+use crate::datapath::{HybridDatapath, KernelConfig, KernelDatapath, MaybeDatapath, vxlan_filter};
+use crate::dns::Dns;
 use crate::docker::calls::{Calls, Drivers};
 use crate::docker::discovered::DiscoveredNodes;
 use crate::docker::driver::Driver;
 use crate::docker::engine::Engine;
 use crate::docker::ipam_driver::IpamDriver;
-use crate::docker::plugin_socket::PluginSocket;
+use crate::docker::proxy::Proxy;
 use crate::docker::scope::{Scope, ScopeKeeper};
-use crate::docker::{containers, services, swarm};
+use crate::docker::{containers, names, services, swarm, weave_network};
 use crate::ipam::Ipam;
 use crate::mesh::{Key, Mesh, MeshConfig};
 use crate::network::services::Services;
 use crate::network::{self, Networks, Policy, Stores};
 use crate::store::Store;
-
-/// How long a socket that could not be made waits for its next try.
-const RETRY: Duration = Duration::from_secs(1);
 
 /// The packet size of Ethernet (RFC 894), where the kernel does not tell that of the underlay.
 const USUAL_MTU: u16 = 1500;
@@ -59,9 +67,14 @@ struct Daemon {
     networks: Networks,
     ipam: Ipam,
     services: Services,
+    /// Where names are served.
+    dns: Option<Dns>,
+    proxy: Proxy,
     datapath: Arc<MaybeDatapath>,
     scope: ScopeKeeper,
     sockets: Arc<report::Sockets>,
+    attachments: attachments::Attachments,
+    parts: Arc<parts::Parts>,
     /// Held while the targets on disk are changed.
     targets: Mutex<()>,
 }
@@ -89,26 +102,37 @@ pub async fn run(
     let nodes = DiscoveredNodes::default();
     let (drivers, drivers_ready) = watch::channel(None);
     let sockets = Arc::new(report::Sockets::default());
-    let mut listen = |path: PathBuf, scope| {
+    let warnings = Warnings::default();
+    let (parts, lost) = parts::Parts::load(store.clone(), settings.legacy_sockets.get());
+    if let Some(error) = lost {
+        let remedy = "remove the file and repeat `weave launch-plugin` or `weave stop-plugin`";
+        warnings.set("parts", Warning::new(error.to_string(), remedy));
+    }
+    let parts = Arc::new(parts);
+    let (_always, always) = watch::channel(true);
+    let mut listen = |path: PathBuf, scope, wanted| {
         let calls = Calls::new(scope, nodes.clone(), drivers_ready.clone());
-        tasks.spawn(serve(path, calls, Arc::clone(&sockets), stopped.clone()));
+        let sockets = Arc::clone(&sockets);
+        tasks.spawn(parts::serve(path, calls, sockets, wanted, stopped.clone()));
     };
     if mode == Mode::Plugin {
-        listen(paths.managed_socket(), scope.subscribe());
+        listen(paths.managed_socket(), scope.subscribe(), always);
     }
-    for legacy in settings.legacy_sockets.get() {
+    for legacy in parts.sockets() {
         let file = format!("{}.sock", legacy.name());
-        listen(paths.legacy_plugins().join(file), Scope::Local.known());
+        let path = paths.legacy_plugins().join(file);
+        listen(path, Scope::Local.known(), parts.plugin());
     }
     let deciding = (scope.clone(), engine.clone());
     tasks.spawn(async move {
         deciding.0.decide(&deciding.1).await;
     });
 
-    let warnings = Warnings::default();
     let datapath = Arc::new(open_datapath(&settings, &paths).await);
     let mesh = start_mesh(&settings, &store, &warnings).await;
-    let networks = start_networks(&settings, &paths, &store, &mesh, &datapath).await;
+    // Who may send VXLAN is decided before there is a device that would take it.
+    let filtered = filter_vxlan(&settings, &warnings).await;
+    let networks = start_networks(&settings, filtered, &paths, &store, &mesh, &datapath).await;
     let services = Services::start(
         mesh.id(),
         paths.run(),
@@ -123,6 +147,44 @@ pub async fn run(
         ipam: IpamDriver::new(ipam.clone()),
     }));
 
+    let attachments = attachments::Attachments::load(
+        attachments::Parts {
+            engine: engine.clone(),
+            ipam: ipam.clone(),
+            networks: networks.clone(),
+            datapath: Arc::clone(&datapath),
+            store: store.clone(),
+            default_subnet: addresses::default_subnet(&settings),
+            warnings: warnings.clone(),
+        },
+        &paths,
+    );
+    tasks.spawn(peers_file::watch(
+        store.clone(),
+        mesh.clone(),
+        warnings.clone(),
+    ));
+    match mode {
+        Mode::Plugin => tasks.spawn(addresses::make_default_network(
+            settings.clone(),
+            engine.clone(),
+            warnings.clone(),
+        )),
+        Mode::Standalone => tasks.spawn(addresses::keep_network(
+            weave_network::LEGACY_DRIVER.to_owned(),
+            settings.clone(),
+            engine.clone(),
+            parts.plugin(),
+            warnings.clone(),
+        )),
+    };
+    let legacy = parts.sockets().iter();
+    let legacy: BTreeSet<String> = legacy.map(|legacy| legacy.name().to_owned()).collect();
+
+    let dns = dns::wanted(&settings, mode)
+        .then(|| dns::start(&settings, &paths, &store, &mesh, &mut tasks));
+    let proxy = proxy::new(&settings, &paths, dns.clone());
+    tasks.spawn(proxy.clone().serve(parts.proxy()));
     let daemon = Arc::new(Daemon {
         started,
         settings,
@@ -133,9 +195,13 @@ pub async fn run(
         networks: networks.clone(),
         ipam: ipam.clone(),
         services: services.clone(),
+        dns: dns.clone(),
+        proxy,
         datapath: Arc::clone(&datapath),
         scope: scope.clone(),
         sockets,
+        attachments: attachments.clone(),
+        parts,
         targets: Mutex::new(()),
     });
     let control_socket = paths.control_socket();
@@ -149,7 +215,25 @@ pub async fn run(
     }
 
     let (swarm_nodes, of_swarm) = watch::channel(Default::default());
-    tasks.spawn(swarm::watch_nodes(engine.clone(), scope, swarm_nodes));
+    let (told_swarm, known_swarm) = watch::channel(None);
+    tasks.spawn(addresses::follow_electors(
+        daemon.settings.clone(),
+        scope.subscribe(),
+        known_swarm.clone(),
+        ipam.clone(),
+    ));
+    tasks.spawn(addresses::retire_nodes(
+        known_swarm,
+        daemon.store.clone(),
+        mesh.clone(),
+        ipam.clone(),
+    ));
+    tasks.spawn(swarm::watch_nodes(
+        engine.clone(),
+        scope,
+        swarm_nodes,
+        told_swarm,
+    ));
     tasks.spawn(tasks::feed_targets("swarm", of_swarm, mesh.clone()));
     tasks.spawn(tasks::feed_targets(
         "discovered",
@@ -158,12 +242,63 @@ pub async fn run(
     ));
     let (told, running) = watch::channel(None);
     tasks.spawn(containers::watch(engine.clone(), told));
-    tasks.spawn(tasks::name_endpoints(running.clone(), networks.clone()));
-    tasks.spawn(tasks::retain_addresses(running.clone(), ipam));
+    tasks.spawn(tasks::name_endpoints(
+        running.clone(),
+        attachments.endpoints(),
+        networks.clone(),
+    ));
+    tasks.spawn(addresses::retain(
+        running.clone(),
+        engine.clone(),
+        mode,
+        legacy,
+        attachments.clone(),
+        ipam,
+    ));
+    let attached = attachments.endpoints();
+    tasks.spawn(attachments.keep(running.clone()));
+    tasks.spawn(addresses::watch_routes(
+        daemon.settings.clone(),
+        Arc::clone(&datapath),
+        daemon.warnings.clone(),
+    ));
+    if let Some(dns) = dns {
+        tasks.spawn(dns::forget_containers(dns.clone(), engine.clone()));
+        let sources = names::Sources {
+            engine: engine.clone(),
+            running: running.clone(),
+            joined: networks.joined(),
+            attached,
+        };
+        let domain = daemon.settings.dns_domain.get().clone();
+        tasks.spawn(dns::feed_names(dns, domain, sources));
+    }
     tasks.spawn(tasks::feed_tasks(running, services.clone()));
     let (told, known) = watch::channel(None);
     tasks.spawn(services::watch(engine, told));
     tasks.spawn(tasks::feed_services(known, services.clone()));
+    let tunnel = tunnel::Config {
+        address: daemon.settings.host.map(HostAddress::get),
+        port: daemon.settings.port.control(),
+        vxlan_port: daemon.settings.port.vxlan(),
+        encrypt: daemon.settings.password.is_some(),
+        trusted: match filtered {
+            true => daemon
+                .settings
+                .trusted_subnets
+                .iter()
+                .map(|s| s.get())
+                .collect(),
+            false => Vec::new(),
+        },
+    };
+    tasks.spawn(tunnel::run(
+        tunnel,
+        mesh.clone(),
+        networks.clone(),
+        Arc::clone(&datapath),
+        daemon.warnings.clone(),
+    ));
     tasks.spawn(tasks::watch_mtu(
         mesh.subscribe(),
         datapath,
@@ -182,29 +317,6 @@ pub async fn run(
     Ok(())
 }
 
-/// Serves one plugin socket; where it cannot be made, tries again until it can.
-async fn serve(
-    path: PathBuf,
-    calls: Calls,
-    sockets: Arc<report::Sockets>,
-    mut stopped: watch::Receiver<()>,
-) {
-    loop {
-        let bound = PluginSocket::bind(&path);
-        sockets.note(&path, bound.as_ref().err().map(ToString::to_string));
-        match bound {
-            Ok(socket) => {
-                let shutdown = async move {
-                    // Fails when the sender is dropped, which is all it is for.
-                    let _ = stopped.changed().await;
-                };
-                return socket.serve(calls, shutdown).await;
-            }
-            Err(_) => tokio::time::sleep(RETRY).await,
-        }
-    }
-}
-
 async fn open_datapath(settings: &Settings, paths: &Paths) -> MaybeDatapath {
     let config = KernelConfig {
         run_dir: paths.run(),
@@ -212,7 +324,7 @@ async fn open_datapath(settings: &Settings, paths: &Paths) -> MaybeDatapath {
     };
     let opened = tokio::task::spawn_blocking(move || KernelDatapath::open(&config)).await;
     let error = match opened {
-        Ok(Ok(kernel)) => return MaybeDatapath::Kernel(kernel),
+        Ok(Ok(kernel)) => return MaybeDatapath::Present(HybridDatapath::new(kernel)),
         Ok(Err(error)) => error.to_string(),
         Err(error) => error.to_string(),
     };
@@ -240,8 +352,32 @@ async fn start_mesh(settings: &Settings, store: &Store, warnings: &Warnings) -> 
     Mesh::start(config, Some(store.clone())).await
 }
 
+/// Forbids VXLAN to all hosts, until they are known to be trusted, where both a password and
+/// trusted subnets are set; returns whether it is so.
+async fn filter_vxlan(settings: &Settings, warnings: &Warnings) -> bool {
+    let wanted = settings.password.is_some() && !settings.trusted_subnets.is_empty();
+    let port = settings.port.vxlan();
+    let filter = move || match wanted {
+        true => vxlan_filter::allow(port, &BTreeSet::new()),
+        false => vxlan_filter::remove(),
+    };
+    let set = tokio::task::spawn_blocking(filter).await;
+    let error = match set {
+        Ok(Ok(())) => return wanted,
+        Ok(Err(error)) => error.to_string(),
+        Err(error) => error.to_string(),
+    };
+    if wanted {
+        let remedy = "enable NF_TABLES in the kernel; everything is encrypted until then";
+        let what = format!("WEAVE_TRUSTED_SUBNETS cannot be obeyed: {error}");
+        warnings.set("trusted", Warning::new(what, remedy));
+    }
+    false
+}
+
 async fn start_networks(
     settings: &Settings,
+    filtered: bool,
     paths: &Paths,
     store: &Store,
     mesh: &Mesh,
@@ -252,6 +388,7 @@ async fn start_networks(
         nickname: settings.nickname().to_string(),
         policy: Policy {
             encrypt: settings.password.is_some(),
+            trusts: filtered,
         },
         mtu: settings.mtu.map(Mtu::get),
         multicast: settings.multicast.0,

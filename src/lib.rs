@@ -5,9 +5,9 @@
 //! | floor | modules | what they know |
 //! |---|---|---|
 //! | 6 | `main.rs` | the command line's first word |
-//! | 5 | `cli`, `daemon` | what a person types; how the parts are put together |
+//! | 5 | `cli`, `daemon` (and `fuzz`, in tests) | what a person types; how the parts are put together |
 //! | 4 | `docker`, `control` | what Docker asks of us and we of it; status |
-//! | 3 | [`network`], `ipam` | segments, endpoints, addresses |
+//! | 3 | [`network`], `ipam`, `dns` | segments, endpoints, addresses, names |
 //! | 2 | [`mesh`], [`datapath`] | peers and their records; the devices that carry frames |
 //! | 1 | `linux`, `config`, [`store`], [`types`] | the kernel, the settings, the disk, the values |
 //!
@@ -22,7 +22,10 @@ pub mod config;
 pub mod control;
 pub mod daemon;
 pub mod datapath;
+pub mod dns;
 pub mod docker;
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;
 pub mod ipam;
 pub mod linux;
 pub mod mesh;

@@ -388,6 +388,81 @@ impl fmt::Debug for Secret {
     }
 }
 
+/// Longest name of DNS, as text without the final dot (RFC 1035, section 2.3.4).
+const MAX_DNS_NAME: usize = 253;
+
+/// Longest label of such a name.
+const MAX_DNS_LABEL: usize = 63;
+
+/// A name of DNS: lower case, without the final dot, of letters, digits, `-` and `_`.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(into = "String", try_from = "String")]
+pub struct DnsName(Box<str>);
+
+impl DnsName {
+    /// The text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// Whether it is this domain's name or lies below it.
+    pub fn is_within(&self, domain: &Self) -> bool {
+        let above = self.0.strip_suffix(&*domain.0);
+        above.is_some_and(|above| above.is_empty() || above.ends_with('.'))
+    }
+
+    /// This name, which may have several labels, below a domain; `None` when that is too long.
+    pub fn below(&self, domain: &Self) -> Option<Self> {
+        format!("{self}.{domain}").parse().ok()
+    }
+
+    /// Its labels, the first one first.
+    pub fn labels(&self) -> impl DoubleEndedIterator<Item = &str> {
+        self.0.split('.')
+    }
+}
+
+impl fmt::Display for DnsName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl FromStr for DnsName {
+    type Err = ParseError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let label = |label: &str| {
+            (1..=MAX_DNS_LABEL).contains(&label.len())
+                && label
+                    .chars()
+                    .all(|c| c.is_ascii_alphanumeric() || "-_".contains(c))
+        };
+        let name = text.strip_suffix('.').unwrap_or(text);
+        if name.len() > MAX_DNS_NAME || !name.split('.').all(label) {
+            return Err(ParseError::new(
+                "a DNS name of labels of letters, digits, `-` and `_`, like `foo.weave.local`",
+                text,
+            ));
+        }
+        Ok(Self(name.to_ascii_lowercase().into()))
+    }
+}
+
+impl From<DnsName> for String {
+    fn from(name: DnsName) -> Self {
+        name.0.into()
+    }
+}
+
+impl TryFrom<String> for DnsName {
+    type Error = ParseError;
+
+    fn try_from(text: String) -> Result<Self, Self::Error> {
+        text.parse()
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -455,6 +530,29 @@ mod tests {
             let _ = text.parse::<Mac>();
             let _ = text.parse::<Vni>();
             let _ = text.parse::<NetworkId>();
+        }
+    }
+
+    #[test]
+    fn dns_names_are_lower_case_and_know_their_domain() {
+        let name = |text: &str| text.parse::<DnsName>();
+        let domain = name("Weave.Local.").unwrap();
+        assert_eq!(domain.as_str(), "weave.local");
+        assert_eq!(
+            name("a_b.sub").unwrap().below(&domain).unwrap().to_string(),
+            "a_b.sub.weave.local"
+        );
+        for (text, inside) in [
+            ("weave.local", true),
+            ("FOO.weave.LOCAL", true),
+            ("fooweave.local", false),
+            ("local", false),
+        ] {
+            assert_eq!(name(text).unwrap().is_within(&domain), inside, "{text}");
+        }
+        let long = "x".repeat(64);
+        for text in ["", ".", "a..b", ".a", "a b", "a/b", "\u{e4}", &long] {
+            assert!(name(text).is_err(), "{text:?}");
         }
     }
 }

@@ -185,11 +185,109 @@ pub(super) const SETTINGS: &[Setting] = &[
         "the subnet of networks that name none; by default the whole range",
     ),
     Setting::new(
+        "ipalloc_takeover_after",
+        Some("IPALLOC_TAKEOVER_AFTER"),
+        &["ipalloc-takeover-after"],
+        Shape::Value,
+        "after how long without contact the others take a peer's addresses over, as 24h; or never",
+    ),
+    Setting::new(
+        "default_network",
+        Some("WEAVE_DEFAULT_NETWORK"),
+        &["default-network"],
+        Shape::Switch,
+        "makes the network `weave`, with the default subnet",
+    ),
+    Setting::new(
+        "dns",
+        Some("WEAVE_DNS"),
+        &["dns"],
+        Shape::Switch,
+        "serves names of containers on all hosts (weaveDNS), with or without swarm",
+    ),
+    Setting::new(
+        "no_dns",
+        None,
+        &["no-dns", "without-dns"],
+        Shape::Switch,
+        "serves no names",
+    ),
+    Setting::new(
+        "dns_domain",
+        Some("WEAVE_DNS_DOMAIN"),
+        &["dns-domain"],
+        Shape::Value,
+        "the domain of the names; weave.local by default",
+    ),
+    Setting::new(
+        "dns_listen_address",
+        Some("WEAVE_DNS_LISTEN_ADDRESS"),
+        &["dns-listen-address"],
+        Shape::Value,
+        "where names are served, as address[:port]; by default at docker0's address",
+    ),
+    Setting::new(
+        "dns_ttl",
+        Some("WEAVE_DNS_TTL"),
+        &["dns-ttl"],
+        Shape::Value,
+        "how long answers may be remembered, in seconds; 1 by default",
+    ),
+    Setting::new(
         "legacy_sockets",
         Some("WEAVE_LEGACY_SOCKETS"),
         &["legacy-sockets"],
         Shape::Value,
         "legacy drivers to serve as well: weave, weavemesh, or true for both",
+    ),
+    Setting::new(
+        "proxy_listen",
+        None,
+        &["H"],
+        Shape::List,
+        "where the Docker API proxy listens, as unix:///PATH or tcp://ADDRESS[:PORT]",
+    ),
+    Setting::new(
+        "proxy_insecure",
+        None,
+        &["proxy-insecure"],
+        Shape::Switch,
+        "lets it listen where other hosts reach it: who does is root here",
+    ),
+    Setting::new(
+        "no_default_ipalloc",
+        None,
+        &["no-default-ipalloc"],
+        Shape::Switch,
+        "the proxy leaves containers alone that do not say WEAVE_CIDR",
+    ),
+    Setting::new(
+        "rewrite_inspect",
+        None,
+        &["rewrite-inspect"],
+        Shape::Switch,
+        "docker inspect through the proxy tells our address as Docker's own",
+    ),
+    Setting::new(
+        "hostname_from_label",
+        None,
+        &["hostname-from-label"],
+        Shape::Value,
+        "the label that the proxy makes host names of, in place of names",
+    ),
+    Setting::new(
+        "hostname_match",
+        None,
+        &["hostname-match"],
+        Shape::Value,
+        "what is replaced in them, as a regular expression",
+    ),
+    Setting::new(
+        "hostname_replacement",
+        None,
+        &["hostname-replacement"],
+        Shape::Value,
+        "by what, with $1 for what the first parentheses match",
     ),
     Setting::new(
         "log_level",
@@ -228,8 +326,9 @@ const fn value(name: &'static str, instead: &'static str) -> Retired {
 }
 
 const IDENTITY: &str = "a peer's identity is a key that it makes itself; --nickname labels it";
-const DNS: &str = "this version has no weaveDNS; Docker's own DNS resolves names on our networks";
-const PROXY: &str = "this version has no Docker API proxy; name a network with `docker run --net`";
+const DNS: &str = "the host's own resolver configuration and fixed deadlines are used";
+const PROXY: &str = "it comes with `weave launch`; `weave stop-proxy` ends it";
+const TLS: &str = "the proxy has no TLS: reach its socket through ssh, as DOCKER_HOST=ssh://...";
 const TRANSPORT: &str = "the transport to each peer is chosen by itself, see `weave status peers`";
 const CLOUD: &str = "the service it spoke to is gone; name peers with WEAVE_PEERS";
 const PLUGIN: &str = "the plugin finds out by itself";
@@ -246,11 +345,10 @@ pub(super) const RETIRED_FLAGS: &[Retired] = &[
         "Docker restarts the plugin, or the container as its policy says",
     ),
     flag("resume", "peers are always remembered"),
-    flag("no-dns", DNS),
-    value("dns-domain", DNS),
-    value("dns-listen-address", DNS),
-    value("dns-effective-listen-address", DNS),
-    value("dns-ttl", DNS),
+    value(
+        "dns-effective-listen-address",
+        "--dns-listen-address is where names are served",
+    ),
     value("dns-fallback-timeout", DNS),
     value("resolv-conf", DNS),
     flag("no-fastdp", TRANSPORT),
@@ -269,24 +367,20 @@ pub(super) const RETIRED_FLAGS: &[Retired] = &[
         "WEAVE_LEGACY_SOCKETS names the sockets to serve",
     ),
     flag("proxy", PROXY),
-    value("H", PROXY),
-    flag("without-dns", PROXY),
     flag(
         "no-multicast-route",
         "multicast is off unless WEAVE_MULTICAST or a network asks for it",
     ),
-    flag("no-rewrite-hosts", PROXY),
-    flag("no-default-ipalloc", PROXY),
-    value("hostname-from-label", PROXY),
-    value("hostname-match", PROXY),
-    value("hostname-replacement", PROXY),
-    flag("rewrite-inspect", PROXY),
-    flag("tls", PROXY),
-    flag("tlsverify", PROXY),
-    value("tlscacert", PROXY),
-    value("tlscert", PROXY),
-    value("tlskey", PROXY),
-    flag("no-detect-tls", PROXY),
+    flag(
+        "no-rewrite-hosts",
+        "Docker itself writes a container's addresses into its /etc/hosts",
+    ),
+    flag("tls", TLS),
+    flag("tlsverify", TLS),
+    value("tlscacert", TLS),
+    value("tlscert", TLS),
+    value("tlskey", TLS),
+    flag("no-detect-tls", TLS),
     flag("pkt-debug", DIAGNOSTICS),
     value("profile", DIAGNOSTICS),
     value("token", CLOUD),

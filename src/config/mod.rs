@@ -5,8 +5,10 @@
 //! that was wanted and is not known becomes one that nobody knows, never none.
 
 mod catalogue;
+mod dns;
 mod password;
 mod paths;
+mod proxy;
 mod sources;
 mod values;
 mod words;
@@ -19,14 +21,16 @@ use std::str::FromStr;
 use figment::Figment;
 use serde::{Deserialize, Deserializer, Serialize, de};
 
+pub use self::dns::{DnsAddress, DnsDomain, DnsSwitch, DnsTtl};
 pub use self::password::PasswordState;
 pub use self::paths::{HOST_ROOT_VARIABLE, Paths};
+pub use self::proxy::{Pattern, PlainText, ProxyAddress};
 use self::sources::{Layer, Problems};
 pub use self::sources::{Rejected, Source};
 pub use self::values::{
     AllocationInit, AllocationRange, ConnectionLimit, DEFAULT_PORT, Host, HostAddress,
     LegacySocket, LegacySockets, LogLevel, LooseSwitch, Mtu, Nickname, PeerAddress, Port, Range,
-    Scope, StatusAddress, Subnet, Switch,
+    Scope, StatusAddress, Subnet, Switch, TakeoverAfter,
 };
 use crate::types::{ParseError, Secret};
 
@@ -84,9 +88,51 @@ pub struct Settings {
     /// The subnet of networks that name none; within the range.
     #[serde(deserialize_with = "some_text")]
     pub ipalloc_default_subnet: Option<Range>,
+    /// After how long without contact a peer's addresses are taken over.
+    #[serde(deserialize_with = "text")]
+    pub ipalloc_takeover_after: TakeoverAfter,
+    /// Whether the Engine is to have a network `weave` without being asked for it.
+    #[serde(deserialize_with = "text")]
+    pub default_network: Switch,
+    /// Whether names are served, where that is said.
+    #[serde(deserialize_with = "text")]
+    pub dns: DnsSwitch,
+    /// Whether they surely are not.
+    #[serde(deserialize_with = "text")]
+    pub no_dns: Switch,
+    /// The domain of the names.
+    #[serde(deserialize_with = "text")]
+    pub dns_domain: DnsDomain,
+    /// Where they are served, where it is not to be Docker's bridge.
+    #[serde(deserialize_with = "some_text")]
+    pub dns_listen_address: Option<DnsAddress>,
+    /// How long answers may be remembered.
+    #[serde(deserialize_with = "text")]
+    pub dns_ttl: DnsTtl,
     /// Plugin sockets to serve beside the managed one.
     #[serde(deserialize_with = "text")]
     pub legacy_sockets: LegacySockets,
+    /// Where the Docker API proxy listens; at its usual socket where nothing is said.
+    #[serde(deserialize_with = "texts")]
+    pub proxy_listen: Vec<ProxyAddress>,
+    /// Whether it may do so where other hosts reach it.
+    #[serde(deserialize_with = "text")]
+    pub proxy_insecure: Switch,
+    /// Whether it leaves containers alone that do not say `WEAVE_CIDR`.
+    #[serde(deserialize_with = "text")]
+    pub no_default_ipalloc: Switch,
+    /// Whether `docker inspect` through it tells our address as Docker's own.
+    #[serde(deserialize_with = "text")]
+    pub rewrite_inspect: Switch,
+    /// The label that it makes host names of, in place of containers' names.
+    #[serde(deserialize_with = "some_text")]
+    pub hostname_from_label: Option<PlainText>,
+    /// What it replaces in them.
+    #[serde(deserialize_with = "some_text")]
+    pub hostname_match: Option<Pattern>,
+    /// By what.
+    #[serde(deserialize_with = "some_text")]
+    pub hostname_replacement: Option<PlainText>,
     /// How much is logged.
     #[serde(deserialize_with = "text")]
     pub log_level: LogLevel,
@@ -137,6 +183,14 @@ impl Settings {
         let in_force: BTreeMap<_, _> = settings.shown().into_iter().collect();
         let rejected = problems.finish(|key| in_force.get(key).cloned());
         (settings, rejected)
+    }
+
+    /// Where the Docker API proxy listens.
+    pub fn proxy_addresses(&self) -> Vec<ProxyAddress> {
+        match self.proxy_listen.is_empty() {
+            true => vec![ProxyAddress::default()],
+            false => self.proxy_listen.clone(),
+        }
     }
 
     /// What this peer calls itself.
@@ -212,7 +266,33 @@ impl Settings {
                 "ipalloc_default_subnet",
                 or(self.ipalloc_default_subnet.as_ref(), "the whole range"),
             ),
+            (
+                "ipalloc_takeover_after",
+                self.ipalloc_takeover_after.to_string(),
+            ),
+            ("default_network", self.default_network.to_string()),
+            ("dns", self.dns.to_string()),
+            ("no_dns", self.no_dns.to_string()),
+            ("dns_domain", self.dns_domain.to_string()),
+            (
+                "dns_listen_address",
+                or(self.dns_listen_address.as_ref(), "the one of docker0"),
+            ),
+            ("dns_ttl", self.dns_ttl.to_string()),
             ("legacy_sockets", self.legacy_sockets.to_string()),
+            ("proxy_listen", list(&self.proxy_addresses())),
+            ("proxy_insecure", self.proxy_insecure.to_string()),
+            ("no_default_ipalloc", self.no_default_ipalloc.to_string()),
+            ("rewrite_inspect", self.rewrite_inspect.to_string()),
+            (
+                "hostname_from_label",
+                or(self.hostname_from_label.as_ref(), "none"),
+            ),
+            ("hostname_match", or(self.hostname_match.as_ref(), "none")),
+            (
+                "hostname_replacement",
+                or(self.hostname_replacement.as_ref(), "none"),
+            ),
             ("log_level", self.log_level.to_string()),
         ]
     }

@@ -54,6 +54,13 @@ fn good_values_are_obeyed_from_every_source() {
         ("WEAVE_NO_DISCOVERY", "--no-discovery", "true", "on"),
         ("WEAVE_CONN_LIMIT", "--conn-limit", "0", "no limit"),
         (
+            "IPALLOC_TAKEOVER_AFTER",
+            "--ipalloc-takeover-after",
+            "90m",
+            "1h 30m",
+        ),
+        ("WEAVE_DEFAULT_NETWORK", "--default-network", "true", "on"),
+        (
             "IPALLOC_RANGE",
             "--ipalloc-range",
             "10.2.0.0/16",
@@ -94,6 +101,7 @@ fn bad_values_leave_the_default_and_are_told() {
         ("WEAVE_CONN_LIMIT", "-3"),
         ("IPALLOC_RANGE", "10.32.0.0"),
         ("WEAVE_LEGACY_SOCKETS", "docker"),
+        ("IPALLOC_TAKEOVER_AFTER", "soon"),
         ("LOG_LEVEL", "loud"),
     ] {
         let (settings, rejected) = load(&[(name, text)], &[]);
@@ -163,6 +171,7 @@ fn flags_of_the_old_plugin_work_or_say_what_replaced_them() {
     assert_eq!(settings.no_discovery, Switch(true));
     assert_eq!(value(&settings, "WEAVE_PEERS"), "h1 h2");
     assert_eq!(value(&settings, "--ipalloc-init"), "seed=a,b");
+    assert_eq!(value(&settings, "--H"), "unix:///x");
     assert_eq!(value(&settings, "--ipalloc-default-subnet"), "10.32.1.0/24");
     let names: Vec<_> = rejected.iter().map(|r| r.setting.as_str()).collect();
     let old = [
@@ -171,7 +180,6 @@ fn flags_of_the_old_plugin_work_or_say_what_replaced_them() {
         "--resume",
         "--plugin",
         "--http-addr",
-        "--H",
     ];
     assert_eq!(names, old);
     assert!(

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::str::FromStr;
+use std::time::Duration;
 
 use ipnet::{IpNet, Ipv4Net};
 use serde::{Deserialize, Serialize};
@@ -521,6 +522,54 @@ impl FromStr for Range {
     }
 }
 
+/// After how long without contact a peer's addresses are taken over; never, if it is not to be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TakeoverAfter(Option<Duration>);
+
+impl TakeoverAfter {
+    /// Shorter ones could not be told from a restart.
+    const SHORTEST: Duration = Duration::from_secs(10);
+    /// A day, in which an operator notices a host that is only switched off.
+    const USUAL: Duration = Duration::from_secs(24 * 3600);
+
+    /// After how long; `None` for never.
+    pub const fn get(self) -> Option<Duration> {
+        self.0
+    }
+}
+
+impl Default for TakeoverAfter {
+    fn default() -> Self {
+        Self(Some(Self::USUAL))
+    }
+}
+
+impl fmt::Display for TakeoverAfter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            Some(after) => humantime::format_duration(after).fmt(f),
+            None => f.write_str("never"),
+        }
+    }
+}
+
+impl FromStr for TakeoverAfter {
+    type Err = ParseError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        if text == "never" {
+            return Ok(Self(None));
+        }
+        let after = humantime::parse_duration(text).ok();
+        after
+            .filter(|after| *after >= Self::SHORTEST)
+            .map(|after| Self(Some(after)))
+            .ok_or_else(|| {
+                ParseError::new("`never`, or at least ten seconds as in 90s, 1h or 7d", text)
+            })
+    }
+}
+
 /// The range that peers share out among themselves, if any.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct AllocationRange(Option<Range>);
@@ -882,6 +931,15 @@ mod tests {
                 ("", "off"),
             ],
             &["10.32.0.0", "10.32.0.0/31", "10.32.0.0/1", "fd00::/64"],
+        );
+        check::<TakeoverAfter>(
+            &[
+                ("24h", "1day"),
+                ("10s", "10s"),
+                ("1h 30m", "1h 30m"),
+                ("never", "never"),
+            ],
+            &["", "9s", "1", "-1h", "soon"],
         );
         check::<Nickname>(&[("node 1", "node 1")], &["", "a\nb", &"x".repeat(65)]);
     }

@@ -1,12 +1,17 @@
 //! What operators tell the daemon.
 
 use std::collections::BTreeSet;
+use std::net::IpAddr;
 
 use ipnet::IpNet;
 
 use super::Daemon;
 use crate::config::PeerAddress;
-use crate::control::{AddressCommand, Control, ControlError, Report, Targets, Warning};
+use crate::control::{
+    AddressCommand, AttachCommand, Control, ControlError, NameCommand, Part, Report, Switch,
+    Targets, Warning,
+};
+use crate::dns::{Dns, DnsError};
 use crate::ipam::IpamError;
 use crate::store::StoreError;
 use crate::types::PeerId;
@@ -45,6 +50,37 @@ impl Control for Daemon {
         answer.map_err(refused)
     }
 
+    async fn attachments(&self, mut command: AttachCommand) -> Result<Vec<IpNet>, ControlError> {
+        if let AttachCommand::Expose {
+            name: Some(name), ..
+        } = &mut command
+        {
+            let within = self.dns()?.within(name);
+            *name = within.map_err(|error| ControlError::Refused(error.to_string()))?;
+        }
+        self.attachments.command(command).await
+    }
+
+    async fn names(&self, command: NameCommand) -> Result<Vec<IpAddr>, ControlError> {
+        let dns = self.dns()?;
+        let done = |()| Vec::new();
+        let answer = match command {
+            NameCommand::Add(request) => dns.add(request).map(done),
+            NameCommand::Remove(request) => dns.remove(request).map(done),
+            NameCommand::Lookup { name } => Ok(dns.lookup(&name)),
+        };
+        answer.map_err(|error| match error {
+            DnsError::Store(error) => ControlError::Store(error.to_string()),
+            error => ControlError::Refused(error.to_string()),
+        })
+    }
+
+    async fn switch(&self, part: Part, state: Switch) -> Result<(), ControlError> {
+        let parts = std::sync::Arc::clone(&self.parts);
+        let switched = tokio::task::spawn_blocking(move || parts.switch(part, state)).await;
+        switched.map_err(|_| ControlError::Stopped)?
+    }
+
     async fn forget(&self, peers: Vec<PeerAddress>) -> Result<(), ControlError> {
         self.change_targets(move |targets, of_settings| targets.forget(peers, of_settings))
             .await
@@ -72,6 +108,12 @@ fn refused(error: IpamError) -> ControlError {
 }
 
 impl Daemon {
+    fn dns(&self) -> Result<&Dns, ControlError> {
+        let reason = "names are not served: set WEAVE_DNS=true";
+        let off = || ControlError::Refused(reason.to_owned());
+        self.dns.as_ref().ok_or_else(off)
+    }
+
     async fn remove_peer(&self, name: &str) -> Result<(), ControlError> {
         let peer = self.peer_called(name).await?;
         self.ipam.remove_peer(peer).await.map_err(refused)?;

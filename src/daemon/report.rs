@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
-use super::Daemon;
+use super::{Daemon, tunnel_status};
 use crate::config::Scope as ScopeSetting;
 use crate::control::Warning;
 use crate::control::report::{
@@ -12,8 +12,9 @@ use crate::control::report::{
     ServiceReport, TaskReport, TransportReport,
 };
 use crate::datapath::{DatapathError, MaybeDatapath};
+use crate::dns::Dns;
 use crate::docker::scope::Scope;
-use crate::mesh::MeshStatus;
+use crate::mesh::{Kind, MeshStatus};
 use crate::network::services::{ServiceStatus, ServicesStatus};
 use crate::network::{EndpointStatus, NetworkStatus, RouteStatus, SegmentStatus};
 use crate::types::PeerId;
@@ -38,6 +39,14 @@ impl Sockets {
         states.insert(path.to_owned(), error);
     }
 
+    /// A socket is no longer to be served.
+    pub(super) fn forget(&self, path: &Path) {
+        let mut states = self.states.lock().unwrap_or_else(PoisonError::into_inner);
+        if states.remove(path).is_some() {
+            tracing::info!(path = %path.display(), "socket closed");
+        }
+    }
+
     fn report(&self) -> Vec<PluginSocket> {
         let states = self.states.lock().unwrap_or_else(PoisonError::into_inner);
         let report = |(path, error): (&PathBuf, &Option<String>)| PluginSocket {
@@ -50,11 +59,12 @@ impl Sockets {
 
 impl Daemon {
     pub(super) async fn report(&self) -> Report {
-        let (mesh, network, services, ipam) = tokio::join!(
+        let (mesh, network, services, ipam, attachments) = tokio::join!(
             self.mesh.status(),
             self.networks.status(),
             self.services.status(),
-            self.ipam.status()
+            self.ipam.status(),
+            self.attachments.report()
         );
         let network = network.unwrap_or_default();
         let names = Nicknames::of(mesh.as_ref());
@@ -67,6 +77,9 @@ impl Daemon {
             .iter()
             .map(|r| transport(r, &names))
             .collect();
+        report.tunnel = tunnel_status::tunnel(&self.datapath, &names).await;
+        let tunnel = report.tunnel.as_ref();
+        tunnel_status::add_mtus(&mut report.transports, &self.datapath, tunnel).await;
         report.segments = network
             .segments
             .iter()
@@ -78,8 +91,14 @@ impl Daemon {
             .iter()
             .map(|s| service(s, &names))
             .collect();
+        report.attachments = attachments;
         report.capabilities = capabilities(&self.datapath);
         report.plugin_sockets = self.sockets.report();
+        report.dns = self.dns.as_ref().map(Dns::status);
+        if let (Some(dns), Some(mesh)) = (&mut report.dns, &mesh) {
+            dns.tombstones = mesh.tombstones.get(&Kind::NAME.0).copied().unwrap_or(0);
+        }
+        report.proxy = self.proxy.status();
         report.mesh = mesh;
         report.ipam = ipam.ok();
         report
@@ -112,15 +131,14 @@ impl Daemon {
         if let Some(reason) = &services.unsupported {
             warnings.push(Warning::new(
                 format!("virtual addresses of swarm services do not work on this host: {reason}"),
-                "enable NF_TABLES, NFT_NAT, NFT_NUMGEN and NF_CONNTRACK in the kernel, or create \
-                 services with `--endpoint-mode dnsrr`",
+                "enable it in the kernel, or create services with `--endpoint-mode dnsrr`",
             ));
         }
-        if self.settings.password.is_some() && !network.routes.is_empty() {
+        if let Some(reason) = &services.no_flows {
             warnings.push(Warning::new(
-                "no container traffic is carried to other hosts: a password is set, and this \
-                 version cannot encrypt",
-                "remove WEAVE_PASSWORD on all hosts where the network between them is trusted",
+                format!("datagrams to swarm services may go on to tasks that are gone: {reason}"),
+                "enable it in the kernel, or have clients of UDP services take a new port when no \
+                 answer comes",
             ));
         }
         warnings
@@ -128,7 +146,7 @@ impl Daemon {
 }
 
 /// What the peers call themselves.
-struct Nicknames(BTreeMap<PeerId, String>);
+pub(super) struct Nicknames(BTreeMap<PeerId, String>);
 
 impl Nicknames {
     fn of(mesh: Option<&MeshStatus>) -> Self {
@@ -136,7 +154,7 @@ impl Nicknames {
         Self(peers.map(|p| (p.id, p.nickname.clone())).collect())
     }
 
-    fn get(&self, peer: PeerId) -> String {
+    pub(super) fn get(&self, peer: PeerId) -> String {
         let known = self.0.get(&peer).filter(|name| !name.is_empty());
         known.cloned().unwrap_or_else(|| peer.short())
     }
@@ -188,8 +206,9 @@ fn service(service: &ServiceStatus, names: &Nicknames) -> ServiceReport {
             .map(|task| TaskReport {
                 address: task.address,
                 host: names.get(task.peer),
-                reachable: task.reachable,
+                certainty: task.certainty,
                 state: task.state,
+                connections: task.connections,
             })
             .collect(),
     }
@@ -217,7 +236,8 @@ fn capabilities(datapath: &MaybeDatapath) -> Vec<Capability> {
     };
     match datapath {
         MaybeDatapath::Absent(reason) => vec![missing("a datapath", reason.clone())],
-        MaybeDatapath::Kernel(kernel) => kernel
+        MaybeDatapath::Present(datapath) => datapath
+            .kernel()
             .limits()
             .iter()
             .map(|limit| match limit {

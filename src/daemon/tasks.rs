@@ -9,9 +9,9 @@ use tokio::sync::{mpsc, watch};
 
 use crate::datapath::MaybeDatapath;
 use crate::docker::containers::Running;
+use crate::docker::names::AttachedEndpoints;
 use crate::docker::services::Known;
 use crate::docker::tasks::tasks;
-use crate::ipam::Ipam;
 use crate::mesh::{Mesh, MeshEvent};
 use crate::network::Networks;
 use crate::network::services::Services;
@@ -38,33 +38,25 @@ pub(super) async fn feed_targets(
     }
 }
 
-/// Tells the networks, for ever, which containers run.
+/// Tells the networks, for ever, which containers run, and what was attached beside Docker.
 pub(super) async fn name_endpoints(
     mut running: watch::Receiver<Option<Running>>,
+    mut attached: watch::Receiver<AttachedEndpoints>,
     networks: Networks,
 ) {
-    while running.changed().await.is_ok() {
-        let names = running.borrow_and_update().as_ref().map(Running::names);
-        if let Some(names) = names {
-            networks.containers(names).await;
-        }
-    }
-}
-
-/// Tells the allocator, once, whose addresses of those that were in use before the daemon started
-/// still are.
-pub(super) async fn retain_addresses(mut running: watch::Receiver<Option<Running>>, ipam: Ipam) {
-    while running.changed().await.is_ok() {
-        let Some(now) = running.borrow_and_update().clone() else {
-            continue;
+    loop {
+        let changed = tokio::select! {
+            changed = running.changed() => changed,
+            changed = attached.changed() => changed,
         };
-        let containers = now.containers.iter().map(|container| container.id.clone());
-        if ipam
-            .retain(now.addresses(), containers.collect())
-            .await
-            .is_ok()
-        {
+        if changed.is_err() {
             return;
+        }
+        let names = running.borrow_and_update().as_ref().map(Running::names);
+        let of_attached = attached.borrow_and_update().clone();
+        if let Some(mut names) = names {
+            names.extend(of_attached.into_iter().map(|(id, a)| (id, a.name)));
+            networks.containers(names).await;
         }
     }
 }
@@ -132,9 +124,7 @@ pub(super) async fn underlay_mtu(
     datapath: &MaybeDatapath,
     peers: impl IntoIterator<Item = IpAddr>,
 ) -> Option<u16> {
-    let MaybeDatapath::Kernel(kernel) = datapath else {
-        return None;
-    };
+    let kernel = datapath.present()?.kernel();
     let mut smallest: Option<u32> = None;
     for peer in peers {
         // A peer without a route to it has no say.

@@ -28,6 +28,9 @@ lab plugin 2 set WEAVE_PASSWORD= WEAVE_PASSWORD_FILE=/var/lib/weave/password
 lab plugin 2 enable
 wait_for 15 has_connections 1 1
 wait_for 15 has_connections 2 1
+# What they carry is encrypted.
+wait_for 10 reaches 1 c1 "$(address 2 c2 web)"
+assert_contains "$(weave 1 status connections)" tunnel
 # The password is nowhere to be read.
 for number in 1 2; do
   weave $number status | grep -q correct-horse && fail "status shows the password"

@@ -24,8 +24,9 @@ install "$busybox" "$root/bin/busybox"
 for applet in $("$busybox" --list | grep -vx busybox); do ln -s busybox "$root/bin/$applet"; done
 # Debian's static busybox crashes when it looks up a name through libc, so what takes names in tests is
 # getent, socat and iperf3.
-for program in iperf3 socat tcpdump getent ip; do add $program; done
+for program in iperf3 socat tcpdump getent ip perl; do add $program; done
 rm -f "$root/bin/ip"
+install "$(dirname "$0")/answer.pl" "$root/usr/bin/answer"
 printf 'root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534:nobody:/:/bin/false\n' >"$root/etc/passwd"
 printf 'root:x:0:\nnogroup:x:65534:\n' >"$root/etc/group"
 printf 'hosts: files dns\n' >"$root/etc/nsswitch.conf"
