@@ -7,7 +7,8 @@
 swarm_up 3
 network 1 web --attachable
 run 2 probe web
-vip_service site web 6 --constraint node.hostname!=host1
+# Without a check of health, a new task is refused connections until it listens.
+vip_service site web 6 --constraint node.hostname!=host1 "${health[@]}"
 wait_for 60 has_ready_tasks 2 site 6
 vip=$(vip site)
 wait_for 10 has_answers 2 probe "$vip" 80 6
@@ -46,8 +47,10 @@ rules_soon "death of a task without a manager" without 2 probe "$vip" "$dead"
 # The manager comes back, and all managers restart at once.
 lab dockerd 1 start
 wait_for 30 has_ready_tasks 2 site 6
+manages() { d "$1" node ls >/dev/null; }
+wait_for 30 manages 1
 d 1 node promote host3 >/dev/null
-two_managers() { d 3 node ls >/dev/null; }
+two_managers() { manages 3; }
 wait_for 30 two_managers
 # The tasks of host 3 go on without their engine; the next one ends them, after its plugin has come back
 # and long before it answers anybody.
