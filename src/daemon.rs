@@ -5,6 +5,7 @@ mod attachments;
 mod control;
 mod dns;
 mod exposure;
+mod last;
 mod parts;
 mod peers_file;
 mod proxy;
@@ -73,6 +74,7 @@ struct Daemon {
     datapath: Arc<MaybeDatapath>,
     scope: ScopeKeeper,
     sockets: Arc<report::Sockets>,
+    answers: report::Answers,
     attachments: attachments::Attachments,
     parts: Arc<parts::Parts>,
     /// Held while the targets on disk are changed.
@@ -200,6 +202,7 @@ pub async fn run(
         datapath: Arc::clone(&datapath),
         scope: scope.clone(),
         sockets,
+        answers: report::Answers::default(),
         attachments: attachments.clone(),
         parts,
         targets: Mutex::new(()),

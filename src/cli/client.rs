@@ -13,13 +13,13 @@ use serde::Serialize;
 use thiserror::Error;
 use tokio::time::timeout;
 
-use crate::control::ADDRESS_DEADLINE;
+use crate::control::COMMAND_DEADLINE;
 
 /// Largest answer, in bytes: far more than the report of a large mesh.
 const MAX_ANSWER: usize = 64 << 20;
 
 /// How long to wait for an answer: longer than the daemon itself lets a request take.
-const PATIENCE: Duration = ADDRESS_DEADLINE.saturating_add(Duration::from_secs(3));
+const PATIENCE: Duration = COMMAND_DEADLINE.saturating_add(Duration::from_secs(3));
 
 /// Why the daemon did not do what was asked.
 #[derive(Debug, Error)]

@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::net::TcpListener;
 use tokio::time::timeout;
@@ -37,7 +38,7 @@ pub async fn serve(address: SocketAddr, control: Arc<impl Control>, warnings: Wa
         let control = control.clone();
         async move {
             match request.method {
-                Method::GET | Method::HEAD => read(&*control, &request).await,
+                Method::GET | Method::HEAD => read(&*control, &request, DEADLINE).await,
                 _ => Answer::text(
                     StatusCode::METHOD_NOT_ALLOWED,
                     "this address is read-only; use the `weave` command as root\n",
@@ -48,21 +49,23 @@ pub async fn serve(address: SocketAddr, control: Arc<impl Control>, warnings: Wa
     .await
 }
 
-/// Answers what can be read, here and at the control socket.
-pub(super) async fn read(control: &impl Control, request: &Request) -> Answer {
+/// Answers what can be read, here and at the control socket, within this time.
+pub(super) async fn read(control: &impl Control, request: &Request, within: Duration) -> Answer {
     let path = request.path.trim_end_matches('/');
+    let report = || async { timeout(within, control.report()).await.ok() };
+    let late = || late(within);
     match path {
-        "/healthz" => Answer::text(StatusCode::OK, health(report(control).await.as_ref())),
-        "/report" => match report(control).await {
+        "/healthz" => Answer::text(StatusCode::OK, health(report().await.as_ref(), within)),
+        "/report" => match report().await {
             Some(report) => json(&report),
             None => late(),
         },
         "" => Answer::html(PAGE),
-        "/metrics" => match report(control).await {
+        "/metrics" => match report().await {
             Some(report) => Answer::metrics(metrics::page(&report)),
             None => late(),
         },
-        "/status" => match report(control).await {
+        "/status" => match report().await {
             Some(report) => text(render::overview(&report, style(request))),
             None => late(),
         },
@@ -72,7 +75,7 @@ pub(super) async fn read(control: &impl Control, request: &Request) -> Answer {
                 "there are /, /status, /status/SECTION, /report, /metrics and /healthz\n",
             ),
             Some(Err(error)) => Answer::text(StatusCode::NOT_FOUND, format!("{error}\n")),
-            Some(Ok(section)) => match report(control).await {
+            Some(Ok(section)) => match report().await {
                 Some(report) => text(render::section(&report, section, style(request))),
                 None => late(),
             },
@@ -80,22 +83,18 @@ pub(super) async fn read(control: &impl Control, request: &Request) -> Answer {
     }
 }
 
-/// An answer for whoever waited until the deadline.
-pub(super) fn late() -> Answer {
-    let seconds = DEADLINE.as_secs();
+/// An answer for whoever waited that long.
+pub(super) fn late(waited: Duration) -> Answer {
+    let seconds = waited.as_secs();
     Answer::text(
         StatusCode::SERVICE_UNAVAILABLE,
         format!("the daemon did not answer within {seconds} s; its log may say why\n"),
     )
 }
 
-async fn report(control: &impl Control) -> Option<Report> {
-    timeout(DEADLINE, control.report()).await.ok()
-}
-
-fn health(report: Option<&Report>) -> String {
+fn health(report: Option<&Report>, waited: Duration) -> String {
     let Some(report) = report else {
-        return format!("degraded\n{}", late().body);
+        return format!("degraded\n{}", late(waited).body);
     };
     let problems = report.problems();
     match problems.is_empty() {
@@ -127,8 +126,6 @@ fn json(report: &Report) -> Answer {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::net::TcpStream;
 
@@ -230,10 +227,10 @@ mod tests {
             query: String::new(),
             body: Default::default(),
         };
-        let healthz = read(&fake, &request("/healthz")).await;
+        let healthz = read(&fake, &request("/healthz"), DEADLINE).await;
         assert_eq!(healthz.status, StatusCode::OK);
         assert!(healthz.body.starts_with("degraded\n"), "{healthz:?}");
-        let status = read(&fake, &request("/status")).await;
+        let status = read(&fake, &request("/status"), DEADLINE).await;
         assert_eq!(status.status, StatusCode::SERVICE_UNAVAILABLE);
     }
 

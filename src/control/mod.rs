@@ -24,12 +24,13 @@ pub use self::targets::Targets;
 pub use self::warnings::{Warning, Warnings};
 use crate::config::PeerAddress;
 
-/// How long a caller waits for an answer at most.
+/// How long whoever asks over HTTP waits at most.
 pub const DEADLINE: Duration = Duration::from_secs(5);
 
-/// How long a caller waits for a change of addresses at most: the ring's birth and a takeover need
-/// other peers, and the allocator itself gives up after eight seconds.
-pub const ADDRESS_DEADLINE: Duration = Duration::from_secs(12);
+/// How long a command waits at most: the ring's birth and a takeover need other peers, and the
+/// allocator itself gives up after eight seconds. An operator whose host is too busy for anything
+/// else gets an answer as well.
+pub const COMMAND_DEADLINE: Duration = Duration::from_secs(12);
 
 /// Why a command was not carried out.
 #[derive(Debug, Error)]
@@ -48,7 +49,8 @@ pub enum ControlError {
 
 /// What the daemon does on behalf of the control socket and the status server.
 ///
-/// Callers give up after [`DEADLINE`]; a call they gave up on is dropped where it awaits.
+/// Callers give up after [`DEADLINE`] or [`COMMAND_DEADLINE`]; a call they gave up on is dropped
+/// where it awaits.
 pub trait Control: Send + Sync + 'static {
     /// What goes on.
     fn report(&self) -> impl Future<Output = Report> + Send;
@@ -61,8 +63,7 @@ pub trait Control: Send + Sync + 'static {
         replace: bool,
     ) -> impl Future<Output = Result<(), ControlError>> + Send;
 
-    /// Does something about addresses; returns those that it is about. Callers give up after
-    /// [`ADDRESS_DEADLINE`].
+    /// Does something about addresses; returns those that it is about.
     fn addresses(
         &self,
         command: AddressCommand,
@@ -81,7 +82,7 @@ pub trait Control: Send + Sync + 'static {
     ) -> impl Future<Output = Result<(), ControlError>> + Send;
 
     /// Attaches and detaches containers and this host; returns the addresses that it is about.
-    /// Remembered before it is answered. Callers give up after [`ADDRESS_DEADLINE`].
+    /// Remembered before it is answered.
     fn attachments(
         &self,
         command: AttachCommand,

@@ -15,9 +15,7 @@ use tokio::time::timeout;
 use warp::http::{Method, StatusCode};
 
 use super::serve::{self, Answer, Request};
-use super::{
-    ADDRESS_DEADLINE, AttachCommand, Control, ControlError, DEADLINE, Warning, Warnings, http,
-};
+use super::{AttachCommand, COMMAND_DEADLINE, Control, ControlError, Warning, Warnings, http};
 use crate::config::PeerAddress;
 use crate::dns::NameRequest;
 use crate::types::DnsName;
@@ -158,7 +156,7 @@ pub async fn serve(path: PathBuf, control: Arc<impl Control>, warnings: Warnings
 
 async fn answer(control: &impl Control, request: Request) -> Answer {
     match (request.method.clone(), request.path.as_str()) {
-        (Method::GET | Method::HEAD, _) => http::read(control, &request).await,
+        (Method::GET | Method::HEAD, _) => http::read(control, &request, COMMAND_DEADLINE).await,
         (Method::POST, "/connect") => match serde_json::from_slice(&request.body) {
             Ok(Connect { peers, replace }) if replace || !peers.is_empty() => {
                 done(control.connect(peers, replace)).await
@@ -171,17 +169,17 @@ async fn answer(control: &impl Control, request: Request) -> Answer {
             Err(error) => malformed(&error),
         },
         (Method::POST, "/addresses") => match serde_json::from_slice(&request.body) {
-            Ok(command) => listed(control.addresses(command)).await,
+            Ok(command) => done(control.addresses(command)).await,
             Err(error) => malformed(&error),
         },
         (Method::POST, "/attachments") => {
             match serde_json::from_slice::<AttachCommand>(&request.body) {
-                Ok(command) => listed(control.attachments(command)).await,
+                Ok(command) => done(control.attachments(command)).await,
                 Err(error) => malformed(&error),
             }
         }
         (Method::POST, "/names") => match serde_json::from_slice(&request.body) {
-            Ok(command) => listed(control.names(command)).await,
+            Ok(command) => done(control.names(command)).await,
             Err(error) => malformed(&error),
         },
         (Method::POST, "/parts") => match serde_json::from_slice(&request.body) {
@@ -195,25 +193,14 @@ async fn answer(control: &impl Control, request: Request) -> Answer {
     }
 }
 
-async fn done(change: impl Future<Output = Result<(), ControlError>>) -> Answer {
-    match timeout(DEADLINE, change).await {
-        Ok(Ok(())) => Answer::json("{}\n".to_owned()),
+async fn done<T: Serialize>(change: impl Future<Output = Result<T, ControlError>>) -> Answer {
+    match timeout(COMMAND_DEADLINE, change).await {
+        Ok(Ok(value)) => match serde_json::to_string(&value) {
+            Ok(json) => Answer::json(json + "\n"),
+            Err(error) => Answer::text(StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")),
+        },
         Ok(Err(error)) => refusal(&error),
-        Err(_) => http::late(),
-    }
-}
-
-async fn listed<T: Serialize>(
-    change: impl Future<Output = Result<Vec<T>, ControlError>>,
-) -> Answer {
-    match timeout(ADDRESS_DEADLINE, change)
-        .await
-        .map(|answer| answer.map(|a| serde_json::to_string(&a)))
-    {
-        Ok(Ok(Ok(json))) => Answer::json(json + "\n"),
-        Ok(Ok(Err(error))) => Answer::text(StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")),
-        Ok(Err(error)) => refusal(&error),
-        Err(_) => http::late(),
+        Err(_) => http::late(COMMAND_DEADLINE),
     }
 }
 

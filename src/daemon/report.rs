@@ -4,16 +4,18 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
+use super::last::Last;
 use super::{Daemon, tunnel_status};
 use crate::config::Scope as ScopeSetting;
 use crate::control::Warning;
 use crate::control::report::{
-    Capability, EndpointReport, NetworkReport, PluginSocket, Report, ScopeReport, SegmentReport,
-    ServiceReport, TaskReport, TransportReport,
+    AttachmentReport, Capability, EndpointReport, NetworkReport, PluginSocket, Report, ScopeReport,
+    SegmentReport, ServiceReport, TaskReport, TransportReport, TunnelReport,
 };
 use crate::datapath::{DatapathError, MaybeDatapath};
 use crate::dns::Dns;
 use crate::docker::scope::Scope;
+use crate::ipam::IpamStatus;
 use crate::mesh::{Kind, MeshStatus};
 use crate::network::services::{ServiceStatus, ServicesStatus};
 use crate::network::{EndpointStatus, NetworkStatus, RouteStatus, SegmentStatus};
@@ -57,29 +59,58 @@ impl Sockets {
     }
 }
 
+/// What the parts said last.
+#[derive(Debug)]
+pub(super) struct Answers {
+    mesh: Last<Option<MeshStatus>>,
+    networks: Last<Option<NetworkStatus>>,
+    services: Last<ServicesStatus>,
+    ipam: Last<Option<IpamStatus>>,
+    attachments: Last<Vec<AttachmentReport>>,
+    datapath: Last<(Option<TunnelReport>, Vec<TransportReport>)>,
+}
+
+impl Default for Answers {
+    fn default() -> Self {
+        Self {
+            mesh: Last::of("the mesh"),
+            networks: Last::of("what knows the networks"),
+            services: Last::of("what knows the services"),
+            ipam: Last::of("address allocation"),
+            attachments: Last::of("what knows the attachments"),
+            datapath: Last::of("the datapath"),
+        }
+    }
+}
+
 impl Daemon {
     pub(super) async fn report(&self) -> Report {
-        let (mesh, network, services, ipam, attachments) = tokio::join!(
-            self.mesh.status(),
-            self.networks.status(),
-            self.services.status(),
-            self.ipam.status(),
-            self.attachments.report()
+        let last = &self.answers;
+        let ((mesh, a), (network, b), (services, c), (ipam, d), (attachments, e)) = tokio::join!(
+            last.mesh.or(self.mesh.status()),
+            last.networks
+                .or(async { self.networks.status().await.ok() }),
+            last.services.or(self.services.status()),
+            last.ipam.or(async { self.ipam.status().await.ok() }),
+            last.attachments.or(self.attachments.report())
         );
-        let network = network.unwrap_or_default();
+        let (mesh, network) = (mesh.flatten(), network.flatten().unwrap_or_default());
+        let services = services.unwrap_or_default();
         let names = Nicknames::of(mesh.as_ref());
+        let routes = network.routes.iter();
+        let transports: Vec<_> = routes.map(|r| transport(r, &names)).collect();
+        let datapath = self.datapath_status(transports.clone(), &names);
+        let (datapath, f) = last.datapath.or(datapath).await;
+        let (tunnel, transports) = datapath.unwrap_or((None, transports));
         let mut report = Report::of_settings(self.settings.in_force(), self.rejected.clone());
         report.uptime_seconds = self.started.elapsed().as_secs();
         report.scope = self.scope_report();
-        report.warnings = self.all_warnings(&network, &services);
-        report.transports = network
-            .routes
-            .iter()
-            .map(|r| transport(r, &names))
-            .collect();
-        report.tunnel = tunnel_status::tunnel(&self.datapath, &names).await;
-        let tunnel = report.tunnel.as_ref();
-        tunnel_status::add_mtus(&mut report.transports, &self.datapath, tunnel).await;
+        report.warnings = [a, b, c, d, e, f].into_iter().flatten().collect();
+        report
+            .warnings
+            .extend(self.all_warnings(&network, &services));
+        report.tunnel = tunnel;
+        report.transports = transports;
         report.segments = network
             .segments
             .iter()
@@ -91,7 +122,7 @@ impl Daemon {
             .iter()
             .map(|s| service(s, &names))
             .collect();
-        report.attachments = attachments;
+        report.attachments = attachments.unwrap_or_default();
         report.capabilities = capabilities(&self.datapath);
         report.plugin_sockets = self.sockets.report();
         report.dns = self.dns.as_ref().map(Dns::status);
@@ -100,8 +131,19 @@ impl Daemon {
         }
         report.proxy = self.proxy.status();
         report.mesh = mesh;
-        report.ipam = ipam.ok();
+        report.ipam = ipam.flatten();
         report
+    }
+
+    /// The tunnel, and the transports with the largest packets that fit.
+    async fn datapath_status(
+        &self,
+        mut transports: Vec<TransportReport>,
+        names: &Nicknames,
+    ) -> (Option<TunnelReport>, Vec<TransportReport>) {
+        let tunnel = tunnel_status::tunnel(&self.datapath, names).await;
+        tunnel_status::add_mtus(&mut transports, &self.datapath, tunnel.as_ref()).await;
+        (tunnel, transports)
     }
 
     fn scope_report(&self) -> Option<ScopeReport> {
