@@ -8,7 +8,7 @@ LAB := tests/lab/lab.sh
 TARGET = $(shell rustc -vV | sed -n 's/^host: //p')
 AS_SHIPPED := AWS_LC_SYS_SMALL=1 RUSTFLAGS="-C target-feature=+crt-static"
 
-.PHONY: help deps plugin install uninstall push check unit lab-test test manual lab lab-down demo figures bench bench-ipam bench-dns fuzz
+.PHONY: help deps plugin install uninstall push check unit lab-test test manual page-test lab lab-down demo figures bench bench-ipam bench-dns fuzz
 
 help: ## what can be made
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | column -t -s $$'\t'
@@ -19,7 +19,7 @@ deps: ## install what building and testing need (Debian)
 plugin: ## build the static binary and the bundle in plugin/
 	rootfs-build/build.sh
 
-install: plugin ## create and enable the plugin on this machine's engine (SETTINGS="WEAVE_PEERS=..."), install the weave command
+install: plugin manual ## create and enable the plugin on this machine's engine (SETTINGS="WEAVE_PEERS=..."), install the weave command
 	rootfs-build/install.sh $(PLUGIN) $(SETTINGS)
 
 uninstall: ## undo install
@@ -41,8 +41,13 @@ lab-test: plugin ## tests on real engines (ENGINE=20.10|26|28, TEST=part of a na
 
 test: unit lab-test ## all tests
 
+# As the plugin is built, so that what was built for that serves again.
 manual: ## write man pages and shell completions to target/manual
-	cargo run --locked --example manual target/manual
+	rm -rf target/manual
+	$(AS_SHIPPED) cargo run --release --locked --target $(TARGET) --example manual target/manual
+
+page-test: ## look at the status page in Chromium, if there is one; pictures go to target/page
+	cargo test --locked --lib control::browser -- --nocapture
 
 figures: plugin ## measure against Docker's overlay, side by side
 	tests/lab/figures.sh

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Creates and enables the plugin on this machine's engine. An earlier one is replaced and its settings
-# are kept; K=V arguments win over them.
+# are kept; K=V arguments win over them. Installs the weave command, with the man pages and completions
+# of target/manual.
 set -euo pipefail
 
 cd "$(dirname "$0")/.."
@@ -23,4 +24,7 @@ settings+=("$@")
 [[ ${#settings[@]} == 0 ]] || docker plugin set "$plugin" "${settings[@]}"
 docker plugin enable "$plugin" >/dev/null
 install -m 755 plugin/rootfs/weave /usr/local/bin/weave
+if [[ -d target/manual ]]; then
+  (cd target/manual && find . -type f -exec install -D -m 644 {} /usr/local/share/{} \;)
+fi
 echo "$plugin is enabled; try: weave status"

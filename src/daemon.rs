@@ -6,6 +6,7 @@ mod control;
 mod dns;
 mod exposure;
 mod last;
+mod network_names;
 mod parts;
 mod peers_file;
 mod proxy;
@@ -75,6 +76,7 @@ struct Daemon {
     scope: ScopeKeeper,
     sockets: Arc<report::Sockets>,
     answers: report::Answers,
+    network_names: network_names::NetworkNames,
     attachments: attachments::Attachments,
     parts: Arc<parts::Parts>,
     /// Held while the targets on disk are changed.
@@ -103,7 +105,7 @@ pub async fn run(
     let scope = ScopeKeeper::new(scope_setting(settings.scope), store.clone());
     let nodes = DiscoveredNodes::default();
     let (drivers, drivers_ready) = watch::channel(None);
-    let sockets = Arc::new(report::Sockets::default());
+    let sockets = Arc::new(report::Sockets::new(paths.clone()));
     let warnings = Warnings::default();
     let (parts, lost) = parts::Parts::load(store.clone(), settings.legacy_sockets.get());
     if let Some(error) = lost {
@@ -203,6 +205,7 @@ pub async fn run(
         scope: scope.clone(),
         sockets,
         answers: report::Answers::default(),
+        network_names: network_names::NetworkNames::new(engine.clone()),
         attachments: attachments.clone(),
         parts,
         targets: Mutex::new(()),

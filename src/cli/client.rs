@@ -59,7 +59,13 @@ pub(super) enum ClientError {
         /// Where it was asked.
         path: PathBuf,
     },
-    /// It answered that it would not.
+    /// It has a reason not to.
+    #[error("{reason}")]
+    Declined {
+        /// The reason, with the remedy.
+        reason: String,
+    },
+    /// It answered that it could not.
     #[error("{method} {url} was answered with {status}: {reason}")]
     Refused {
         /// What was asked.
@@ -122,15 +128,19 @@ impl Client {
             return Err(ClientError::Late { path });
         };
         let (status, text) = answer?;
-        match status.is_success() {
-            true => Ok(text),
-            false => Err(ClientError::Refused {
+        if status.is_success() {
+            return Ok(text);
+        }
+        let reason = text.trim_end().to_owned();
+        Err(match status {
+            StatusCode::CONFLICT => ClientError::Declined { reason },
+            _ => ClientError::Refused {
                 method,
                 url: url.to_owned(),
                 status,
-                reason: text.trim_end().to_owned(),
-            }),
-        }
+                reason,
+            },
+        })
     }
 
     async fn exchange(

@@ -74,7 +74,8 @@ fn hint(error: &EngineError) -> &'static str {
 #[derive(Debug, Args)]
 pub(super) struct Launch {
     /// Settings as flags, and peers: see below. Also --no-restart: not after a crash nor with the
-    /// engine
+    /// engine; --plugin=false and --proxy=false: without these parts; --resume: with the peers that
+    /// `weave connect` and `weave forget` left, although others are named
     #[arg(
         trailing_var_arg = true,
         allow_hyphen_values = true,
@@ -90,19 +91,46 @@ struct Words {
     of_daemon: Vec<String>,
     restart: bool,
     resume: bool,
+    /// Whether the parts are served; as the command says where nothing is said of them.
+    plugin: Option<bool>,
+    proxy: Option<bool>,
 }
 
 impl Words {
     fn new(words: Vec<String>) -> Self {
-        let is = |word: &str, flag: &str| word == format!("--{flag}") || word == format!("-{flag}");
-        let restart = !words.iter().any(|word| is(word, "no-restart"));
-        let resume = words.iter().any(|word| is(word, "resume"));
-        let ours = |word: &String| is(word, "no-restart") || is(word, "resume");
+        let (mut no_restart, mut resume, mut plugin, mut proxy) = (None, None, None, None);
+        let mut ours = |word: &String| {
+            let Some((flag, on)) = switch(word) else {
+                return false;
+            };
+            let meant = match flag {
+                "no-restart" => &mut no_restart,
+                "resume" => &mut resume,
+                "plugin" => &mut plugin,
+                "proxy" => &mut proxy,
+                _ => return false,
+            };
+            *meant = Some(on);
+            true
+        };
         Self {
             of_daemon: words.into_iter().filter(|word| !ours(word)).collect(),
-            restart,
-            resume,
+            restart: no_restart != Some(true),
+            resume: resume == Some(true),
+            plugin,
+            proxy,
         }
+    }
+}
+
+/// A flag that is a switch, and whether it is on.
+fn switch(word: &str) -> Option<(&str, bool)> {
+    let flag = word.strip_prefix("--").or_else(|| word.strip_prefix('-'))?;
+    match flag.split_once('=') {
+        None => Some((flag, true)),
+        Some((flag, "true" | "1")) => Some((flag, true)),
+        Some((flag, "false" | "0")) => Some((flag, false)),
+        Some(_) => None,
     }
 }
 
@@ -118,6 +146,12 @@ impl Launch {
         let (settings, rejected) = Settings::load(std::env::vars_os(), &words.of_daemon, paths);
         for rejected in &rejected {
             eprintln!("weave: setting {rejected}");
+        }
+        let docker_host = std::env::var("DOCKER_HOST").unwrap_or_default();
+        if docker_host.contains("://") && !docker_host.starts_with("unix://") {
+            eprintln!(
+                "weave: launching on this host: DOCKER_HOST={docker_host} is for Docker's client"
+            );
         }
         let engine = Engine::new(paths.docker_socket());
         let running = engine.own_container(NAME).await?;
@@ -141,10 +175,16 @@ impl Launch {
         };
         replace(&engine, running.as_ref(), &body).await?;
         wait_until_ready(&engine, client).await?;
-        for part in [Part::Plugin, Part::Proxy] {
+        let state = |wanted: Option<bool>| match wanted {
+            Some(true) => Switch::On,
+            Some(false) => Switch::Off,
+            None => state,
+        };
+        let (plugin, proxy) = (state(words.plugin), state(words.proxy));
+        for (part, state) in [(Part::Plugin, plugin), (Part::Proxy, proxy)] {
             client.post("/parts", &SwitchPart { part, state }).await?;
         }
-        Ok(terminal::print(&next_steps(&settings, state))?)
+        Ok(terminal::print(&next_steps(&settings, plugin, proxy))?)
     }
 }
 
@@ -355,18 +395,18 @@ async fn wait_until_ready(engine: &Engine, client: &Client) -> Result<(), Launch
     }
 }
 
-fn next_steps(settings: &Settings, plugin: Switch) -> String {
+fn next_steps(settings: &Settings, plugin: Switch, proxy: Switch) -> String {
     let mut text = format!("weave {VERSION} is running.\n");
     if settings.peers.is_empty() {
         text += "  weave connect HOST              connect to another host that runs weave\n";
     }
     text += match plugin {
-        Switch::On => {
-            "  docker run --net=weave ...      run containers on the network `weave`\n  \
-             eval $(weave env)               and those that name no network\n"
-        }
+        Switch::On => "  docker run --net=weave ...      run containers on the network `weave`\n",
         Switch::Off => "  weave launch-plugin             serve Docker's networks as well\n",
     };
+    if proxy == Switch::On {
+        text += "  eval $(weave env)               and those that name no network\n";
+    }
     text + "  weave status                    see what goes on\n"
 }
 
@@ -451,9 +491,13 @@ mod tests {
             of_daemon: vec!["--mtu".to_owned(), "1400".to_owned(), "h1".to_owned()],
             restart: false,
             resume: true,
+            plugin: None,
+            proxy: Some(false),
         };
-        assert_eq!(words("--no-restart --mtu 1400 --resume h1"), expected);
-        assert!(words("h1").restart);
+        let line = "--no-restart --mtu 1400 --resume h1 --proxy=false";
+        assert_eq!(words(line), expected);
+        assert!(words("h1").restart && words("--no-restart=false").restart);
+        assert_eq!(words("--plugin --mtu=1").plugin, Some(true));
     }
 
     #[test]

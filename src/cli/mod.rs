@@ -10,6 +10,7 @@ mod parts;
 mod peers;
 mod ps;
 mod reset;
+mod retired;
 mod start;
 mod status;
 mod template;
@@ -130,7 +131,11 @@ struct Ignored {
 impl Ignored {
     fn tell(&self) {
         if !self.words.is_empty() {
-            eprintln!("weave: settings are given to `weave launch`: ignoring them here");
+            eprintln!(
+                "weave: ignoring {}: this switches a part of the daemon that runs, whose settings \
+                 are those of `weave launch`; to change them: weave stop, then weave launch ...",
+                self.words.join(" ")
+            );
         }
     }
 }
@@ -142,6 +147,11 @@ pub fn command() -> clap::Command {
 
 /// Does what the words of the command line say.
 pub fn main(words: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let words: Vec<_> = words.into_iter().collect();
+    if let Some(instead) = retired::instead(&words) {
+        eprintln!("weave: {instead}");
+        return ExitCode::from(USAGE);
+    }
     let cli = match Cli::try_parse_from(words) {
         Ok(cli) => cli,
         Err(error) => {

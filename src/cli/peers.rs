@@ -1,5 +1,7 @@
 //! Commands that say where to connect to.
 
+use std::io;
+
 use clap::Args;
 
 use super::client::{Client, ClientError};
@@ -39,9 +41,15 @@ impl Connect {
 
 impl Forget {
     pub(super) async fn run(self, client: &Client) -> Result<(), ClientError> {
-        client
-            .post("/forget", &socket::Forget { peers: self.peers })
-            .await?;
+        let request = socket::Forget { peers: self.peers };
+        let unknown = client.post("/forget", &request).await?;
+        let unknown: Vec<PeerAddress> = serde_json::from_str(&unknown).map_err(io::Error::from)?;
+        for peer in unknown {
+            eprintln!(
+                "weave: {peer} was named by no setting and by no command: `weave status targets` \
+                 shows what is, and by whom"
+            );
+        }
         Ok(())
     }
 }

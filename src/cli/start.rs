@@ -21,6 +21,12 @@ pub(super) struct Daemon {
 
 impl Daemon {
     pub(super) fn run(self, paths: Paths) -> u8 {
+        if !nix::unistd::geteuid().is_root() {
+            eprintln!(
+                "weave: only root may make the devices and sockets that the daemon needs\ntry: sudo weave daemon"
+            );
+            return FAILED;
+        }
         start(&self.words, paths, Mode::Standalone)
     }
 }

@@ -4,6 +4,7 @@ use std::io;
 use std::time::Duration;
 
 use clap::Args;
+use clap::builder::{PossibleValuesParser, TypedValueParser};
 use serde_json::{Value, json};
 
 use super::client::{Client, ClientError};
@@ -16,8 +17,8 @@ const WATCH: Duration = Duration::from_secs(1);
 
 #[derive(Debug, Args)]
 pub(super) struct Status {
-    /// connections, peers, targets, networks, endpoints, services, ipam, dns, proxy, tunnel, plugin
-    /// or settings
+    /// The part to show in full
+    #[arg(value_parser = sections())]
     section: Option<Section>,
     /// Print JSON for programs
     #[arg(long)]
@@ -36,6 +37,11 @@ pub(super) struct Report {
     /// `{{json .mesh.peers}}`
     #[arg(short, long, value_name = "TEMPLATE", conflicts_with = "json")]
     format: Option<String>,
+}
+
+/// Sections by their names, which shells complete.
+fn sections() -> impl TypedValueParser<Value = Section> {
+    PossibleValuesParser::new(Section::ALL.map(Section::name)).try_map(|name| name.parse())
 }
 
 impl Status {

@@ -51,9 +51,17 @@ impl Setting {
     pub(super) fn name(&self) -> String {
         match (self.variable, self.flags.first()) {
             (Some(variable), _) => variable.to_owned(),
-            (None, Some(flag)) => format!("--{flag}"),
+            (None, Some(flag)) => dashed(flag),
             (None, None) => self.key.to_owned(),
         }
+    }
+}
+
+/// A flag as it is written.
+pub(super) fn dashed(flag: &str) -> String {
+    match flag.len() {
+        1 => format!("-{flag}"),
+        _ => format!("--{flag}"),
     }
 }
 
@@ -429,17 +437,24 @@ pub(super) const RETIRED_VARIABLES: &[Retired] = &[
         "this version has nothing for Kubernetes",
     ),
     value("WEAVE_EXPOSE_IP", "this version has nothing for Kubernetes"),
+    value(
+        "WEAVE_CNI_PLUGIN_DIR",
+        "this version has nothing for Kubernetes",
+    ),
+    value(
+        "WEAVE_VERSION",
+        "`weave launch` starts the version that it is itself",
+    ),
+    value("WEAVE_CONTAINER_NAME", "the container is called weave"),
+    value(
+        "WEAVE_DOCKER_ARGS",
+        "`weave launch` decides how the container runs; settings are its flags, and `weave daemon` \
+         runs in none",
+    ),
 ];
 
 /// Variables with our prefix that are for the process itself, or for clients beside it.
-pub(super) const NOT_SETTINGS: &[&str] = &[
-    super::paths::HOST_ROOT_VARIABLE,
-    "WEAVE_VERSION",
-    "WEAVE_CONTAINER_NAME",
-    "WEAVE_DOCKER_ARGS",
-    "WEAVE_CIDR",
-    "WEAVE_CNI_PLUGIN_DIR",
-];
+pub(super) const NOT_SETTINGS: &[&str] = &[super::paths::HOST_ROOT_VARIABLE, "WEAVE_CIDR"];
 
 /// The setting with this variable.
 pub(super) fn by_variable(name: &str) -> Option<&'static Setting> {

@@ -305,7 +305,8 @@ pub fn flags_help() -> String {
         let variable = setting
             .variable
             .map_or_else(String::new, |v| format!(" [{v}]"));
-        Some(format!("  --{flag:<24} {}{variable}\n", setting.help))
+        let flag = catalogue::dashed(flag);
+        Some(format!("  {flag:<26} {}{variable}\n", setting.help))
     };
     catalogue::SETTINGS.iter().filter_map(line).collect()
 }

@@ -97,6 +97,13 @@ impl Paths {
         Some(root.join(inside))
     }
 
+    /// Where a file of this process is for whoever is on the host.
+    pub fn on_the_host(&self, path: &Path) -> PathBuf {
+        let root = self.host_root.as_deref();
+        let below = root.and_then(|root| path.strip_prefix(root).ok());
+        below.map_or_else(|| path.to_owned(), |below| Path::new("/").join(below))
+    }
+
     fn on_host(&self, path: &str) -> PathBuf {
         match &self.host_root {
             Some(root) => root.join(path),
@@ -135,6 +142,13 @@ mod tests {
         assert_eq!(of("/var/run/pw"), Some("/host/run/pw".into()));
         assert_eq!(of("/host/run/pw"), Some("/host/run/pw".into()));
         assert_eq!(of("/etc/pw"), None);
+        for path in [
+            "/host/run/docker/plugins/weave.sock",
+            "/run/docker/plugins/weave.sock",
+        ] {
+            let seen = paths.on_the_host(Path::new(path));
+            assert_eq!(seen, Path::new("/run/docker/plugins/weave.sock"));
+        }
         assert_eq!(of("pw"), None);
     }
 }

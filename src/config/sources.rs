@@ -221,7 +221,7 @@ impl Layer {
                 }
                 continue;
             };
-            let name = format!("--{flag}");
+            let name = catalogue::dashed(flag);
             let value = match setting.shape {
                 Shape::Switch => Some(joined.unwrap_or_else(|| "true".to_owned())),
                 _ => joined.or_else(|| words.next().cloned()),
@@ -391,7 +391,7 @@ fn reject_flag(flag: &str, problems: &mut Problems) -> Option<bool> {
     let spelling = |s: &Setting| {
         s.flags
             .first()
-            .map_or_else(String::new, |f| format!("--{f}"))
+            .map_or_else(String::new, |f| catalogue::dashed(f))
     };
     reject_unknown(&written, catalogue::near_flag(&name), spelling, problems);
     None

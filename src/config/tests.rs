@@ -171,7 +171,7 @@ fn flags_of_the_old_plugin_work_or_say_what_replaced_them() {
     assert_eq!(settings.no_discovery, Switch(true));
     assert_eq!(value(&settings, "WEAVE_PEERS"), "h1 h2");
     assert_eq!(value(&settings, "--ipalloc-init"), "seed=a,b");
-    assert_eq!(value(&settings, "--H"), "unix:///x");
+    assert_eq!(value(&settings, "-H"), "unix:///x");
     assert_eq!(value(&settings, "--ipalloc-default-subnet"), "10.32.1.0/24");
     let names: Vec<_> = rejected.iter().map(|r| r.setting.as_str()).collect();
     let old = [

@@ -48,14 +48,22 @@ fn mesh(page: &mut Page, report: &Report) {
         let transport = report.transports.iter().find(|t| Some(t.peer) == peer);
         transport.map_or("", |t| t.transport.as_str())
     };
+    let cipher_of = |peer| {
+        let mut peers = report.tunnel.iter().flat_map(|tunnel| &tunnel.peers);
+        let found = peers.find(|found| Some(found.peer) == peer);
+        found.and_then(|found| found.cipher.as_deref())
+    };
     let mut connections: BTreeMap<String, u32> = BTreeMap::new();
     for connection in &mesh.connections {
         let kind = transport_of(connection.peer);
-        let encryption = if kind == "tunnel" { "aes-256-gcm" } else { "" };
+        let encryption = match kind {
+            "tunnel" => cipher_of(connection.peer).unwrap_or("unknown"),
+            _ => "",
+        };
         let labels = labels(&[
             ("state", &connection.state),
             ("type", kind),
-            ("encryption", encryption),
+            ("encryption", &encryption.to_ascii_lowercase()),
         ]);
         *connections.entry(labels).or_default() += 1;
     }
@@ -219,6 +227,11 @@ fn segments(page: &mut Page, report: &Report) {
         "weave_segment_endpoints",
         "Containers' endpoints on each segment, on this host and elsewhere.",
         endpoints,
+    );
+    page.one(
+        "weave_flows",
+        "Containers elsewhere to which frames go straight, without being flooded.",
+        report.endpoints.iter().filter(|e| !e.local).count(),
     );
     let mtus = report.segments.iter().filter_map(|segment| {
         let labels = labels(&[("segment", segment.id.as_str())]);
@@ -400,6 +413,7 @@ mod tests {
             "weave_connections{state=\"established\",type=\"vxlan\",encryption=\"\"} 1",
             "weave_connections{state=\"retrying\",type=\"\",encryption=\"\"} 1",
             "weave_ips 3",
+            "weave_flows 0",
             "weave_max_ips 1048576",
             "weave_ipam_unreachable_percentage 50",
             "weave_peers{reachable=\"true\"} 2",

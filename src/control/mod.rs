@@ -2,6 +2,8 @@
 //! and the root-only control socket.
 
 mod attach;
+#[cfg(test)]
+mod browser;
 pub mod http;
 mod metrics;
 pub mod render;
@@ -75,11 +77,12 @@ pub trait Control: Send + Sync + 'static {
         command: NameCommand,
     ) -> impl Future<Output = Result<Vec<IpAddr>, ControlError>> + Send;
 
-    /// No longer connects to these places. Remembered before it is answered.
+    /// No longer connects to these places; returns those that neither settings nor commands had
+    /// named. Remembered before it is answered.
     fn forget(
         &self,
         peers: Vec<PeerAddress>,
-    ) -> impl Future<Output = Result<(), ControlError>> + Send;
+    ) -> impl Future<Output = Result<Vec<PeerAddress>, ControlError>> + Send;
 
     /// Attaches and detaches containers and this host; returns the addresses that it is about.
     /// Remembered before it is answered.

@@ -224,6 +224,9 @@ pub struct ServiceReport {
     pub service: String,
     /// The network.
     pub network: NetworkId,
+    /// What the user called it, where Docker could be asked.
+    #[serde(default)]
+    pub network_name: Option<String>,
     /// Its virtual address there.
     pub vip: Ipv4Addr,
     /// Its tasks that run.
@@ -267,7 +270,7 @@ pub struct Capability {
 /// A socket where the Engine finds us.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PluginSocket {
-    /// Where it is, as this process sees it.
+    /// Where it is on the host.
     pub path: String,
     /// Why nothing is served there, if so.
     pub error: Option<String>,
@@ -461,6 +464,7 @@ pub(crate) mod examples {
             services: vec![ServiceReport {
                 service: "shop".into(),
                 network: "ob5a0kd8tmw1ml0rdmzvnxt7l".parse().unwrap(),
+                network_name: Some("front".into()),
                 vip: [10, 2, 0, 2].into(),
                 tasks: vec![
                     task(3, "node1", TaskState::Ready),

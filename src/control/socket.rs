@@ -33,7 +33,7 @@ pub struct Connect {
     pub replace: bool,
 }
 
-/// What `POST /forget` takes.
+/// What `POST /forget` takes; it answers with an array of those that were no targets.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Forget {
@@ -250,6 +250,8 @@ pub(crate) mod tests {
     #[derive(Debug, Default)]
     pub(crate) struct Fake {
         pub(crate) hangs: bool,
+        /// The one of the examples where this is `None`.
+        pub(crate) report: Mutex<Option<Report>>,
         pub(crate) asked: Mutex<Vec<String>>,
     }
 
@@ -268,7 +270,8 @@ pub(crate) mod tests {
             if self.hangs {
                 pending::<()>().await;
             }
-            examples::report()
+            let report = self.report.lock().unwrap().clone();
+            report.unwrap_or_else(examples::report)
         }
 
         async fn connect(
@@ -304,8 +307,9 @@ pub(crate) mod tests {
             self.note(format!("{part:?} {state:?}")).await
         }
 
-        async fn forget(&self, peers: Vec<PeerAddress>) -> Result<(), ControlError> {
-            self.note(format!("forget {}", names(&peers))).await
+        async fn forget(&self, peers: Vec<PeerAddress>) -> Result<Vec<PeerAddress>, ControlError> {
+            self.note(format!("forget {}", names(&peers))).await?;
+            Ok(peers)
         }
     }
 

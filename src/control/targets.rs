@@ -74,6 +74,11 @@ impl Targets {
         next
     }
 
+    /// Whether it is a target, whoever named it.
+    pub fn contains(&self, peer: &PeerAddress, of_settings: &[PeerAddress]) -> bool {
+        self.added.contains(peer) || (of_settings.contains(peer) && !self.forgotten.contains(peer))
+    }
+
     /// The targets that commands added.
     pub fn added(&self) -> impl Iterator<Item = &PeerAddress> {
         self.added.iter()
@@ -110,8 +115,11 @@ mod tests {
         let settings = peers("a b");
         let targets = Targets::default().connect(peers("c b"), false, &settings);
         assert_eq!(all(&targets, &settings), "a b c");
+        let known = |peer: &str| targets.contains(&peers(peer)[0], &settings);
+        assert!(known("a") && known("c") && !known("x"));
         let targets = targets.forget(peers("a c x"), &settings);
         assert_eq!(all(&targets, &settings), "b");
+        assert!(!targets.contains(&peers("a")[0], &settings));
         let targets = targets.connect(peers("a"), false, &settings);
         assert_eq!(all(&targets, &settings), "a b");
     }

@@ -23,7 +23,7 @@ impl Control for Daemon {
 
     async fn connect(&self, peers: Vec<PeerAddress>, replace: bool) -> Result<(), ControlError> {
         self.change_targets(move |targets, of_settings| {
-            targets.connect(peers, replace, of_settings)
+            (targets.connect(peers, replace, of_settings), ())
         })
         .await
     }
@@ -81,9 +81,13 @@ impl Control for Daemon {
         switched.map_err(|_| ControlError::Stopped)?
     }
 
-    async fn forget(&self, peers: Vec<PeerAddress>) -> Result<(), ControlError> {
-        self.change_targets(move |targets, of_settings| targets.forget(peers, of_settings))
-            .await
+    async fn forget(&self, peers: Vec<PeerAddress>) -> Result<Vec<PeerAddress>, ControlError> {
+        self.change_targets(move |targets, of_settings| {
+            let unknown = peers.iter().filter(|p| !targets.contains(p, of_settings));
+            let unknown = unknown.cloned().collect();
+            (targets.forget(peers, of_settings), unknown)
+        })
+        .await
     }
 }
 
@@ -163,20 +167,20 @@ impl Daemon {
         Ok(peer)
     }
 
-    async fn change_targets(
+    async fn change_targets<T: Send + 'static>(
         &self,
-        change: impl FnOnce(Targets, &[PeerAddress]) -> Targets + Send + 'static,
-    ) -> Result<(), ControlError> {
+        change: impl FnOnce(Targets, &[PeerAddress]) -> (Targets, T) + Send + 'static,
+    ) -> Result<T, ControlError> {
         let _one_at_a_time = self.targets.lock().await;
         let store = self.store.clone();
         let of_settings = self.settings.peers.clone();
         let write = move || -> Result<_, StoreError> {
-            let changed = change(Targets::load(&store)?, &of_settings);
+            let (changed, told) = change(Targets::load(&store)?, &of_settings);
             changed.save(&store)?;
-            Ok(targets(&changed, &of_settings))
+            Ok((targets(&changed, &of_settings), told))
         };
         let written = tokio::task::spawn_blocking(write).await;
-        let by_source = written
+        let (by_source, told) = written
             .map_err(|_| ControlError::Stopped)?
             .map_err(|error| ControlError::Store(error.to_string()))
             .inspect_err(|error| {
@@ -188,6 +192,6 @@ impl Daemon {
         for (source, targets) in by_source {
             self.mesh.set_targets(source, targets);
         }
-        Ok(())
+        Ok(told)
     }
 }

@@ -25,10 +25,7 @@ impl<T: Clone> Last<T> {
     }
 
     /// The answer, if it comes in time; else the last one that did, and a warning that says so.
-    pub(super) async fn or(
-        &self,
-        answer: impl Future<Output = T>,
-    ) -> (Option<T>, Option<Warning>) {
+    pub(super) async fn or(&self, answer: impl Future<Output = T>) -> (Option<T>, Option<Warning>) {
         let answer = timeout(PATIENCE, answer).await;
         let mut said = self.said.lock().unwrap_or_else(PoisonError::into_inner);
         if let Ok(answer) = answer {

@@ -6,7 +6,7 @@ use std::sync::{Mutex, PoisonError};
 
 use super::last::Last;
 use super::{Daemon, tunnel_status};
-use crate::config::Scope as ScopeSetting;
+use crate::config::{Paths, Scope as ScopeSetting};
 use crate::control::Warning;
 use crate::control::report::{
     AttachmentReport, Capability, EndpointReport, NetworkReport, PluginSocket, Report, ScopeReport,
@@ -19,15 +19,22 @@ use crate::ipam::IpamStatus;
 use crate::mesh::{Kind, MeshStatus};
 use crate::network::services::{ServiceStatus, ServicesStatus};
 use crate::network::{EndpointStatus, NetworkStatus, RouteStatus, SegmentStatus};
-use crate::types::PeerId;
+use crate::types::{NetworkId, PeerId};
 
 /// The plugin sockets and what keeps them from being served.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Sockets {
+    paths: Paths,
     states: Mutex<BTreeMap<PathBuf, Option<String>>>,
 }
 
 impl Sockets {
+    /// None so far, on a host with these paths.
+    pub(super) fn new(paths: Paths) -> Self {
+        let states = Mutex::default();
+        Self { paths, states }
+    }
+
     /// Takes note of whether a socket is served; logs it when that is news.
     pub(super) fn note(&self, path: &Path, error: Option<String>) {
         let mut states = self.states.lock().unwrap_or_else(PoisonError::into_inner);
@@ -52,7 +59,7 @@ impl Sockets {
     fn report(&self) -> Vec<PluginSocket> {
         let states = self.states.lock().unwrap_or_else(PoisonError::into_inner);
         let report = |(path, error): (&PathBuf, &Option<String>)| PluginSocket {
-            path: path.display().to_string(),
+            path: self.paths.on_the_host(path).display().to_string(),
             error: error.clone(),
         };
         states.iter().map(report).collect()
@@ -111,16 +118,19 @@ impl Daemon {
             .extend(self.all_warnings(&network, &services));
         report.tunnel = tunnel;
         report.transports = transports;
+        let networks = network.segments.iter().flat_map(|s| &s.networks);
+        let networks = networks.chain(services.services.iter().map(|s| &s.network));
+        let networks = self.network_names.of(&networks.collect::<Vec<_>>()).await;
         report.segments = network
             .segments
             .iter()
-            .map(|s| segment(s, &names))
+            .map(|s| segment(s, &names, &networks))
             .collect();
-        report.endpoints = endpoints(&network, self.mesh.id());
+        report.endpoints = endpoints(&network, self.mesh.id(), &networks);
         report.services = services
             .services
             .iter()
-            .map(|s| service(s, &names))
+            .map(|s| service(s, &names, &networks))
             .collect();
         report.attachments = attachments.unwrap_or_default();
         report.capabilities = capabilities(&self.datapath);
@@ -213,7 +223,11 @@ fn transport(route: &RouteStatus, names: &Nicknames) -> TransportReport {
     }
 }
 
-fn segment(segment: &SegmentStatus, names: &Nicknames) -> SegmentReport {
+fn segment(
+    segment: &SegmentStatus,
+    names: &Nicknames,
+    networks: &BTreeMap<NetworkId, String>,
+) -> SegmentReport {
     let scope = match segment.segment.is_swarm() {
         true => ScopeSetting::Global,
         false => ScopeSetting::Local,
@@ -227,7 +241,7 @@ fn segment(segment: &SegmentStatus, names: &Nicknames) -> SegmentReport {
             .iter()
             .map(|id| NetworkReport {
                 id: id.clone(),
-                name: None,
+                name: networks.get(id).cloned(),
                 subnets: segment.subnets.clone(),
                 scope,
             })
@@ -237,10 +251,15 @@ fn segment(segment: &SegmentStatus, names: &Nicknames) -> SegmentReport {
     }
 }
 
-fn service(service: &ServiceStatus, names: &Nicknames) -> ServiceReport {
+fn service(
+    service: &ServiceStatus,
+    names: &Nicknames,
+    networks: &BTreeMap<NetworkId, String>,
+) -> ServiceReport {
     ServiceReport {
         service: service.service.clone(),
         network: service.network.clone(),
+        network_name: networks.get(&service.network).cloned(),
         vip: service.vip,
         tasks: service
             .backends
@@ -256,11 +275,19 @@ fn service(service: &ServiceStatus, names: &Nicknames) -> ServiceReport {
     }
 }
 
-fn endpoints(network: &NetworkStatus, own: PeerId) -> Vec<EndpointReport> {
+fn endpoints(
+    network: &NetworkStatus,
+    own: PeerId,
+    networks: &BTreeMap<NetworkId, String>,
+) -> Vec<EndpointReport> {
+    let name = |id: &NetworkId| {
+        let name = networks.get(id).cloned();
+        name.unwrap_or_else(|| id.short().to_owned())
+    };
     let report = |endpoint: &EndpointStatus| EndpointReport {
         endpoint: endpoint.endpoint.clone(),
         segment: endpoint.segment.clone(),
-        network: endpoint.network.as_ref().map(|id| id.short().to_owned()),
+        network: endpoint.network.as_ref().map(name),
         container: endpoint.container.clone(),
         addresses: endpoint.addresses.clone(),
         mac: endpoint.mac,

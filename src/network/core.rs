@@ -31,8 +31,13 @@ use crate::types::{EndpointId, Mac, NetworkId, PeerId, SegmentId, Vni};
 /// records need that long at most to arrive.
 const REMEMBERED_GRACE: Duration = Duration::from_secs(5);
 
-/// How long changes of what is remembered are collected before they are written.
-const REMEMBER_DELAY: Duration = Duration::from_secs(1);
+/// How long changes of what is remembered are collected before they are written: news that come
+/// together. A daemon that is killed right after a change must know of it in its next life, or frames
+/// are lost until the other host is heard again.
+const REMEMBER_DELAY: Duration = Duration::from_millis(20);
+
+/// How long at least lies between two writes.
+const REMEMBER_PAUSE: Duration = Duration::from_secs(1);
 
 /// An endpoint that the engine does not list is stale only when it is older than this: the engine
 /// lists a container some time after its endpoints are made.
@@ -181,6 +186,7 @@ pub(super) struct Core {
     unshared: bool,
     shared: SharedPeers,
     remember_at: Option<Instant>,
+    remembered_at: Option<Instant>,
     actions: VecDeque<Action>,
 }
 
@@ -207,6 +213,7 @@ impl Core {
             unshared: false,
             shared: SharedPeers::new(),
             remember_at: None,
+            remembered_at: None,
             actions: VecDeque::new(),
         };
         for (id, peer) in remembered.peers {
@@ -575,6 +582,7 @@ impl Core {
         }
         if self.remember_at.is_some_and(|at| at <= now) {
             self.remember_at = None;
+            self.remembered_at = Some(now);
             let remembered = self.remembered();
             self.actions.push_back(Action::Remember(remembered));
         }
@@ -790,7 +798,9 @@ impl Core {
     }
 
     fn remember_soon(&mut self, now: Instant) {
-        self.remember_at.get_or_insert(now + REMEMBER_DELAY);
+        let soon = now + REMEMBER_DELAY;
+        let allowed = self.remembered_at.map_or(soon, |at| at + REMEMBER_PAUSE);
+        self.remember_at.get_or_insert(soon.max(allowed));
     }
 
     fn remembered(&self) -> Remembered {

@@ -36,6 +36,10 @@ done
 assert_contains "$(weave 1 status peers)" 1450
 assert_contains "$(weave 1 status connections)" 1450
 assert_contains "$(weave 1 status plugin)" '/run/docker/plugins/weavemesh.sock  served'
+[[ $(weave 1 status plugin) != */host/run* ]] || fail 'paths are shown that the host does not have'
+# Networks by their names.
+assert_eq "$(weave 1 status networks --json | jq -r '.[].networks[].name')" weave
+weave 1 status endpoints | grep -qE "^c1 +weave +$one " || fail 'c1 is not on a network by the name weave'
 assert_eq "$(weave 1 report -f '{{.DNS.Domain}}{{range .mesh.peers}} {{.nickname}}{{end}}' | tr ' ' '\n' | sort | paste -sd' ')" 'host1 host2 weave.local'
 assert_eq "$(weave 1 report -f '{{json .version}}')" '"3.0.0"'
 assert_refused 'template: expected' weave 1 report -f '{{'
@@ -59,6 +63,16 @@ mesh_ready 2
 assert_eq "$(address 1 c1 weave)" "$one"
 assert_nothing_lost 2 "$ping" 'while the daemon was stopped and launched'
 assert_contains "$(weave 1 ps)" "$one/12"
+
+# Commands of old that are no more say what to do.
+assert_refused 'docker run --net=weave' weave 1 run 10.2.1.1/24 -ti lab
+assert_refused 'weave status dns' weave 1 --local status dns
+# Not for others than root.
+nobody() { on 1 setpriv --reuid 65534 --clear-groups "$WORK/weave" "$@"; }
+install -m 755 "$WEAVE" "$WORK/weave"
+assert_refused 'sudo weave' nobody status
+assert_refused 'sudo weave daemon' nobody daemon
+assert_refused 'are you root' nobody launch
 
 # Parts are switched, and that is remembered.
 weave 1 stop-plugin

@@ -29,6 +29,8 @@ wait_for 5 has_targets 1 $UNDERLAY.3
 weave 1 connect $UNDERLAY.9:7000
 weave 1 forget $UNDERLAY.3
 wait_for 5 has_targets 1 $UNDERLAY.9:7000
+# Who forgets what nobody named is told so.
+assert_contains "$(weave 1 forget $UNDERLAY.77 2>&1)" 'weave status targets'
 
 # Remembered over a crash, and over stop and launch; void when peers are named anew.
 on 1 pkill -9 -f '^/weave daemon'
@@ -64,4 +66,13 @@ one=$(weave 1 attach c1) three=$(weave 3 attach c3)
 wait_for 10 reaches 1 c1 "$three"
 reaches 3 c3 "$one"
 assert_eq "$(report 1 | jq '[.mesh.peers[] | select(.reachable)] | length')" 3 'peers that are reached'
+# Frames go straight all the same, so they need no host 2; news have no way, until there is one.
+assert_contains "$(weave 1 status peers)" 'via host2'
+weave 2 stop
+wait_for 10 has_connections 1 0
+stays 2 reaches 1 c1 "$three"
+assert_contains "$(weave 1 status | grep Peers:)" '1 of them reachable'
+weave 1 connect $UNDERLAY.3
+wait_for 10 has_connections 1 1
+reaches 3 c3 "$one"
 launch_down

@@ -6,6 +6,7 @@ use super::table::{State, cell, header, optional, state_cell};
 use crate::control::Report;
 use crate::control::report::TaskReport;
 use crate::network::services::{Certainty, TaskState};
+use crate::types::NetworkId;
 
 pub(super) fn networks(report: &Report, table: &mut Table) {
     let heads = [
@@ -29,12 +30,20 @@ pub(super) fn networks(report: &Report, table: &mut Table) {
             table.add_row(nothing.into_iter().chain(shared()));
         }
         for network in &segment.networks {
-            let name = network.name.as_deref().unwrap_or(network.id.short());
             let subnets: Vec<_> = network.subnets.iter().map(ToString::to_string).collect();
-            let own = [cell(name), cell(network.scope), cell(subnets.join(" "))];
+            let own = [
+                cell(name(&network.id, network.name.as_deref())),
+                cell(network.scope),
+                cell(subnets.join(" ")),
+            ];
             table.add_row(own.into_iter().chain(shared()));
         }
     }
+}
+
+/// What people call a network, as far as that is known.
+fn name<'a>(id: &'a NetworkId, name: Option<&'a str>) -> &'a str {
+    name.unwrap_or(id.short())
 }
 
 pub(super) fn endpoints(report: &Report, table: &mut Table) {
@@ -68,7 +77,7 @@ pub(super) fn services(report: &Report, table: &mut Table) {
         let ready = service.tasks.iter().filter(|task| task.is_ready()).count();
         let mut own = [
             cell(&service.service),
-            cell(service.network.short()),
+            cell(name(&service.network, service.network_name.as_deref())),
             cell(service.vip),
             cell(format!("{ready}/{}", service.tasks.len())),
         ];

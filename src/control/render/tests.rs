@@ -132,9 +132,9 @@ fn services_are_shown_with_their_tasks() {
     assert_eq!(
         shown(Section::Services),
         "\
-SERVICE  NETWORK       ADDRESS   READY  TASK      HOST   STATE     CONNECTIONS
-shop     ob5a0kd8tmw1  10.2.0.2  1/2    10.2.0.3  node1  ready     3
-                                        10.2.0.4  node2  stopping  4
+SERVICE  NETWORK  ADDRESS   READY  TASK      HOST   STATE     CONNECTIONS
+shop     front    10.2.0.2  1/2    10.2.0.3  node1  ready     3
+                                   10.2.0.4  node2  stopping  4
 "
     );
 }

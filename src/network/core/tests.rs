@@ -250,6 +250,22 @@ fn a_restart_keeps_networks_endpoints_and_what_was_heard() {
 }
 
 #[test]
+fn what_is_heard_is_written_at_once_and_not_all_the_time() {
+    let (mut one, mut two) = (Host::new(1), Host::new(2));
+    one.network("n1", "10.5.0.0/16");
+    two.network("n2", "10.5.0.0/16");
+    two.endpoint("n2", "e2", "10.5.0.2/16").unwrap();
+    exchange(&mut one, &mut two);
+    let (first, _) = one.core.poll_timeout().unwrap();
+    assert!(first <= one.now + Duration::from_millis(50));
+    one.core.handle_timeout(first);
+    two.endpoint("n2", "e3", "10.5.0.3/16").unwrap();
+    exchange(&mut one, &mut two);
+    let (second, _) = one.core.poll_timeout().unwrap();
+    assert_eq!(second, first + REMEMBER_PAUSE);
+}
+
+#[test]
 fn what_the_kernel_has_and_nobody_owns_is_removed() {
     let mut host = Host::new(1);
     host.network("n1", "10.5.0.0/16");
