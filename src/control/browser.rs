@@ -269,6 +269,7 @@ fn report(peers: usize) -> Report {
             scope: Scope::Local,
         }],
         peers: others().map(name).collect(),
+        vxlan: None,
         problem: None,
     });
     report.endpoints.extend((1..=peers).map(|n| {

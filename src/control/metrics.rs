@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 
 use self::page::{Page, labels};
 use super::Report;
-use super::report::TunnelPeerReport;
+use super::report::{TunnelPeerReport, VxlanReport};
 use crate::mesh::PeerStatus;
 
 /// All metrics of a report.
@@ -242,6 +242,39 @@ fn segments(page: &mut Page, report: &Report) {
         "The largest IP packet that containers of a segment may send.",
         mtus,
     );
+    for (name, help, value) in [
+        (
+            "weave_vxlan_sent_bytes_total",
+            "Bytes of a segment's frames that VXLAN sent to other hosts.",
+            (|vxlan| vxlan.sent.bytes) as fn(&VxlanReport) -> u64,
+        ),
+        (
+            "weave_vxlan_sent_packets_total",
+            "A segment's frames that VXLAN sent to other hosts.",
+            |vxlan| vxlan.sent.packets,
+        ),
+        (
+            "weave_vxlan_received_bytes_total",
+            "Bytes of a segment's frames that came from other hosts through VXLAN.",
+            |vxlan| vxlan.received.bytes,
+        ),
+        (
+            "weave_vxlan_received_packets_total",
+            "A segment's frames that came from other hosts through VXLAN.",
+            |vxlan| vxlan.received.packets,
+        ),
+        (
+            "weave_vxlan_drops_total",
+            "A segment's frames that VXLAN could not send, or not use.",
+            |vxlan| vxlan.dropped,
+        ),
+    ] {
+        let samples = report.segments.iter().filter_map(|segment| {
+            let labels = labels(&[("segment", segment.id.as_str())]);
+            Some((labels, value(segment.vxlan.as_ref()?)))
+        });
+        page.counter(name, help, samples);
+    }
     page.one(
         "weave_attachments",
         "Addresses that operators attached beside Docker.",
@@ -421,6 +454,8 @@ mod tests {
             "weave_service_tasks{service=\"shop\",network=\"ob5a0kd8tmw1\",ready=\"true\"} 1",
             "weave_service_tasks{service=\"shop\",network=\"ob5a0kd8tmw1\",ready=\"false\"} 1",
             "weave_segment_endpoints{segment=\"name:web\",place=\"here\"} 1",
+            "weave_vxlan_sent_bytes_total{segment=\"name:web\"} 3000",
+            "weave_vxlan_drops_total{segment=\"name:web\"} 0",
             "weave_connection_terminations_total 3",
             "weave_mesh_changes{peer=\"node2\",id=\"0202020202\"} 12",
             "weave_mesh_received_bytes_total 2000",

@@ -141,10 +141,21 @@ pub struct TunnelPeerReport {
 /// What passed in one direction.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TrafficReport {
-    /// Datagrams on the underlay.
+    /// Of the tunnel, datagrams on the underlay; of VXLAN, frames.
     pub packets: u64,
-    /// Bytes of their payload.
+    /// Of the tunnel, bytes of their payload; of VXLAN, of the frames.
     pub bytes: u64,
+}
+
+/// What VXLAN carried of one segment.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VxlanReport {
+    /// What was sent to other hosts.
+    pub sent: TrafficReport,
+    /// What came from other hosts.
+    pub received: TrafficReport,
+    /// Frames that could not be sent, or that came and could not be used.
+    pub dropped: u64,
 }
 
 /// One layer-2 segment.
@@ -160,6 +171,9 @@ pub struct SegmentReport {
     pub networks: Vec<NetworkReport>,
     /// Nicknames of the peers that take part.
     pub peers: Vec<String>,
+    /// What VXLAN carried of it; `None` where it has no such device.
+    #[serde(default)]
+    pub vxlan: Option<VxlanReport>,
     /// What keeps it from working here, if anything.
     pub problem: Option<String>,
 }
@@ -440,6 +454,13 @@ pub(crate) mod examples {
                     scope: Scope::Local,
                 }],
                 peers: vec!["node1".into(), "node2".into()],
+                vxlan: Some(VxlanReport {
+                    sent: TrafficReport {
+                        packets: 20,
+                        bytes: 3000,
+                    },
+                    ..VxlanReport::default()
+                }),
                 problem: None,
             }],
             endpoints: vec![EndpointReport {

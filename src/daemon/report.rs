@@ -10,7 +10,7 @@ use crate::config::{Paths, Scope as ScopeSetting};
 use crate::control::Warning;
 use crate::control::report::{
     AttachmentReport, Capability, EndpointReport, NetworkReport, PluginSocket, Report, ScopeReport,
-    SegmentReport, ServiceReport, TaskReport, TransportReport, TunnelReport,
+    SegmentReport, ServiceReport, TaskReport, TransportReport, TunnelReport, VxlanReport,
 };
 use crate::datapath::{DatapathError, MaybeDatapath};
 use crate::dns::Dns;
@@ -74,17 +74,27 @@ pub(super) struct Answers {
     services: Last<ServicesStatus>,
     ipam: Last<Option<IpamStatus>>,
     attachments: Last<Vec<AttachmentReport>>,
-    datapath: Last<(Option<TunnelReport>, Vec<TransportReport>)>,
+    datapath: Last<DatapathStatus>,
+}
+
+/// What is asked of the datapath.
+#[derive(Debug, Clone)]
+struct DatapathStatus {
+    tunnel: Option<TunnelReport>,
+    /// With the largest packets that fit.
+    transports: Vec<TransportReport>,
+    /// By the tags of segments.
+    vxlan: BTreeMap<u32, VxlanReport>,
 }
 
 impl Default for Answers {
     fn default() -> Self {
         Self {
             mesh: Last::of("the mesh"),
-            networks: Last::of("what knows the networks"),
-            services: Last::of("what knows the services"),
+            networks: Last::of("the part for networks"),
+            services: Last::of("the part for services"),
             ipam: Last::of("address allocation"),
-            attachments: Last::of("what knows the attachments"),
+            attachments: Last::of("the part for attachments"),
             datapath: Last::of("the datapath"),
         }
     }
@@ -108,7 +118,11 @@ impl Daemon {
         let transports: Vec<_> = routes.map(|r| transport(r, &names)).collect();
         let datapath = self.datapath_status(transports.clone(), &names);
         let (datapath, f) = last.datapath.or(datapath).await;
-        let (tunnel, transports) = datapath.unwrap_or((None, transports));
+        let datapath = datapath.unwrap_or(DatapathStatus {
+            tunnel: None,
+            transports,
+            vxlan: BTreeMap::new(),
+        });
         let mut report = Report::of_settings(self.settings.in_force(), self.rejected.clone());
         report.uptime_seconds = self.started.elapsed().as_secs();
         report.scope = self.scope_report();
@@ -116,15 +130,18 @@ impl Daemon {
         report
             .warnings
             .extend(self.all_warnings(&network, &services));
-        report.tunnel = tunnel;
-        report.transports = transports;
+        report.tunnel = datapath.tunnel;
+        report.transports = datapath.transports;
         let networks = network.segments.iter().flat_map(|s| &s.networks);
         let networks = networks.chain(services.services.iter().map(|s| &s.network));
         let networks = self.network_names.of(&networks.collect::<Vec<_>>()).await;
         report.segments = network
             .segments
             .iter()
-            .map(|s| segment(s, &names, &networks))
+            .map(|s| SegmentReport {
+                vxlan: datapath.vxlan.get(&s.segment.tag()).copied(),
+                ..segment(s, &names, &networks)
+            })
             .collect();
         report.endpoints = endpoints(&network, self.mesh.id(), &networks);
         report.services = services
@@ -145,15 +162,19 @@ impl Daemon {
         report
     }
 
-    /// The tunnel, and the transports with the largest packets that fit.
     async fn datapath_status(
         &self,
         mut transports: Vec<TransportReport>,
         names: &Nicknames,
-    ) -> (Option<TunnelReport>, Vec<TransportReport>) {
+    ) -> DatapathStatus {
         let tunnel = tunnel_status::tunnel(&self.datapath, names).await;
         tunnel_status::add_mtus(&mut transports, &self.datapath, tunnel.as_ref()).await;
-        (tunnel, transports)
+        let vxlan = tunnel_status::vxlan(&self.datapath).await;
+        DatapathStatus {
+            tunnel,
+            transports,
+            vxlan,
+        }
     }
 
     fn scope_report(&self) -> Option<ScopeReport> {
@@ -247,6 +268,7 @@ fn segment(
             })
             .collect(),
         peers: segment.peers.iter().map(|peer| names.get(*peer)).collect(),
+        vxlan: None,
         problem: None,
     }
 }

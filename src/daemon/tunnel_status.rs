@@ -1,15 +1,18 @@
-//! What the daemon says of the tunnel and of the packets that fit through each transport.
+//! What the daemon says of the transports: what they carried, and the packets that fit through each.
 
 use std::collections::BTreeMap;
 
 use tokio::task::spawn_blocking;
 
 use super::report::Nicknames;
-use crate::control::report::{TrafficReport, TransportReport, TunnelPeerReport, TunnelReport};
+use crate::control::report::{
+    TrafficReport, TransportReport, TunnelPeerReport, TunnelReport, VxlanReport,
+};
 use crate::datapath::tunnel::seal::Cipher;
 use crate::datapath::tunnel::stats::{DropReason, TrafficSnapshot};
 use crate::datapath::tunnel::{PathState, PeerStatus, TunnelStatus};
 use crate::datapath::{HybridDatapath, MaybeDatapath, mtu};
+use crate::linux::link::LinkTraffic;
 
 /// The tunnel, asked; `None` where there is none.
 pub(super) async fn tunnel(datapath: &MaybeDatapath, names: &Nicknames) -> Option<TunnelReport> {
@@ -22,6 +25,29 @@ pub(super) async fn tunnel(datapath: &MaybeDatapath, names: &Nicknames) -> Optio
             ..TunnelReport::default()
         }),
     }
+}
+
+/// What VXLAN carried of each segment, by tag; nothing where that cannot be counted.
+pub(super) async fn vxlan(datapath: &MaybeDatapath) -> BTreeMap<u32, VxlanReport> {
+    let Some(datapath) = datapath.present() else {
+        return BTreeMap::new();
+    };
+    let traffic = datapath.kernel().vxlan_traffic().await.unwrap_or_default();
+    let report = |traffic: LinkTraffic| VxlanReport {
+        sent: TrafficReport {
+            packets: traffic.sent_packets,
+            bytes: traffic.sent_bytes,
+        },
+        received: TrafficReport {
+            packets: traffic.received_packets,
+            bytes: traffic.received_bytes,
+        },
+        dropped: traffic.dropped,
+    };
+    let of_segments = traffic.into_iter();
+    of_segments
+        .map(|(tag, traffic)| (tag, report(traffic)))
+        .collect()
 }
 
 /// Completes what is known of the transports by the largest packets that fit.

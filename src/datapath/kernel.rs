@@ -17,6 +17,7 @@ use tokio::task::spawn_blocking;
 use tokio::time::timeout;
 
 use super::{Datapath, DatapathError, Forwarding, Inventory, PortSpec, SegmentSpec, announcement};
+use crate::linux::link::LinkTraffic;
 use crate::linux::netlink::{Netlink, NetlinkError};
 use crate::linux::netns::{NetNs, Persistence};
 use crate::linux::packet::PacketSocket;
@@ -133,6 +134,22 @@ impl KernelDatapath {
                 }
             }
             Ok(None)
+        })
+        .await
+    }
+
+    /// What VXLAN carried of each segment, by the segment's [`tag`](SegmentId::tag).
+    pub async fn vxlan_traffic(&self) -> Result<BTreeMap<u32, LinkTraffic>, DatapathError> {
+        self.run("count what VXLAN carries", move |inner| {
+            let all = inner.devices().in_weave.traffic();
+            let all = all.map_err(step(|| "count what devices carry".to_owned()))?;
+            let mut of_segments = BTreeMap::<u32, LinkTraffic>::new();
+            for (name, traffic) in all {
+                if let Some(tag) = devices::vxlan_tag(&name) {
+                    of_segments.entry(tag).or_default().add(traffic);
+                }
+            }
+            Ok(of_segments)
         })
         .await
     }

@@ -1,5 +1,6 @@
 //! Network devices: bridges, veth pairs, VXLAN.
 
+use std::collections::BTreeMap;
 use std::net::Ipv6Addr;
 use std::os::fd::AsRawFd;
 
@@ -58,6 +59,21 @@ pub struct VxlanSpec {
     pub port: u16,
 }
 
+/// What passed through a device since it was made.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct LinkTraffic {
+    /// Packets that it sent.
+    pub sent_packets: u64,
+    /// Their bytes.
+    pub sent_bytes: u64,
+    /// Packets that came.
+    pub received_packets: u64,
+    /// Their bytes.
+    pub received_bytes: u64,
+    /// Packets of either direction that it dropped, or could not send.
+    pub dropped: u64,
+}
+
 /// Whether a VXLAN device's outer packets are IPv4 or IPv6: it speaks one of them alone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Family {
@@ -86,6 +102,17 @@ pub struct VethSpec<'a> {
     pub peer_mac: Mac,
     /// The largest IP packet of the other end.
     pub peer_mtu: u16,
+}
+
+impl LinkTraffic {
+    /// Adds what passed through another device.
+    pub fn add(&mut self, other: Self) {
+        self.sent_packets += other.sent_packets;
+        self.sent_bytes += other.sent_bytes;
+        self.received_packets += other.received_packets;
+        self.received_bytes += other.received_bytes;
+        self.dropped += other.dropped;
+    }
 }
 
 impl Netlink {
@@ -133,6 +160,13 @@ impl Netlink {
         Ok(links
             .filter(|link| bridge.is_none() || link.master == bridge)
             .collect())
+    }
+
+    /// What passed through all devices of the namespace, by their names.
+    pub fn traffic(&mut self) -> Result<BTreeMap<String, LinkTraffic>> {
+        let all = RouteNetlinkMessage::GetLink(LinkMessage::default());
+        let answers = self.dump(&all)?;
+        Ok(answers.iter().filter_map(parse_traffic).collect())
     }
 
     /// Makes a bridge that forwards at once and everything: no spanning tree, no multicast
@@ -377,6 +411,26 @@ fn parse(message: &RouteNetlinkMessage) -> Option<Link> {
         }
     }
     Some(link)
+}
+
+fn parse_traffic(message: &RouteNetlinkMessage) -> Option<(String, LinkTraffic)> {
+    let name = parse(message)?.name;
+    let RouteNetlinkMessage::NewLink(message) = message else {
+        return None;
+    };
+    message.attributes.iter().find_map(|attribute| {
+        let LinkAttribute::Stats64(stats) = attribute else {
+            return None;
+        };
+        let traffic = LinkTraffic {
+            sent_packets: stats.tx_packets,
+            sent_bytes: stats.tx_bytes,
+            received_packets: stats.rx_packets,
+            received_bytes: stats.rx_bytes,
+            dropped: stats.rx_dropped + stats.tx_dropped + stats.rx_errors + stats.tx_errors,
+        };
+        Some((name.clone(), traffic))
+    })
 }
 
 fn parse_info(infos: &[LinkInfo], link: &mut Link) {

@@ -39,6 +39,12 @@ async fn containers_of_a_segment_talk_here_and_there() {
     assert!(one.reaches(&two));
     assert!(one.reaches(&three));
     assert!(three.reaches(&two));
+    let carried = lab.hosts[0].datapath.vxlan_traffic().await.unwrap();
+    let carried = carried[&web.id.tag()];
+    // The question for the address, and at least one ping of 64 bytes, either way.
+    assert!(carried.sent_packets >= 2 && carried.received_packets >= 2);
+    assert!(carried.sent_bytes >= 98 && carried.received_bytes >= 98);
+    assert_eq!(carried.dropped, 0);
 
     let (here, there) = (one.udp(), three.udp());
     here.set_broadcast(true).unwrap();

@@ -375,6 +375,13 @@ fn segment_tag(name: &str) -> Option<u32> {
     names(tag).any(|known| known == name).then_some(tag)
 }
 
+/// The tag of the segment whose VXLAN device has this name.
+pub(super) fn vxlan_tag(name: &str) -> Option<u32> {
+    let tag = segment_tag(name)?;
+    let names = [Family::Ipv4, Family::Ipv6].map(|family| RemotePort::Vxlan(family).name(tag));
+    names.iter().any(|known| known == name).then_some(tag)
+}
+
 /// The container's end is out of sight, so its address is written on the near one.
 fn port_alias(port: &PortSpec) -> String {
     format!("weave {} {}", port.endpoint, port.mac)
