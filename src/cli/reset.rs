@@ -49,7 +49,8 @@ impl Reset {
         if !launched && client.get("/healthz").await.is_ok() {
             return Ok(terminal::print(
                 "the addresses were handed over; the daemon goes on, with its state\n\
-                 to remove the plugin: docker plugin rm -f weaveworks/net-plugin\n",
+                 to remove the plugin: docker plugin rm -f weaveworks/net-plugin\n\
+                 to remove a service: systemctl disable --now weave, then weave reset --force\n",
             )?);
         }
         let addresses = Vec::new();

@@ -26,6 +26,7 @@ fn nothing_that_can_be_read_tells_the_password_or_the_key() {
         "services",
         "ipam",
         "dns",
+        "proxy",
         "tunnel",
         "plugin",
         "settings",
