@@ -141,7 +141,10 @@ impl Daemon {
             .collect();
         let all: BTreeSet<PeerId> = called.iter().map(|(id, _)| *id).collect();
         // A host that was set up anew has the name of the one that is gone.
-        let gone = all.iter().copied().filter(|id| !called.contains(&(*id, true)));
+        let gone = all
+            .iter()
+            .copied()
+            .filter(|id| !called.contains(&(*id, true)));
         let gone: BTreeSet<PeerId> = gone.collect();
         let peers = if gone.is_empty() { all } else { gone };
         let Some(peer) = peers.first().copied() else {
