@@ -175,6 +175,8 @@ impl World {
         }
         peer.core = None;
         peer.waiting.clear();
+        // The mesh remembers nothing; what it knew is heard from the others again.
+        peer.known.clear();
         self.reconnect();
     }
 
@@ -507,6 +509,11 @@ impl World {
             assert_eq!(state.agreed, None, "seed {}: host{at} is stuck", self.seed);
             assert_eq!(state.gifts, [], "seed {}: host{at} still gives", self.seed);
         }
+        let owned = live
+            .iter()
+            .map(|at| self.peers[*at].durable.owned(&range()).len());
+        let owned = owned.sum::<u128>();
+        assert_eq!(owned, 32, "seed {}: space is lost", self.seed);
         // Every host empties one of its containers' places, so that something is left.
         for &at in &live {
             self.release(at);
@@ -598,9 +605,17 @@ fn a_host_that_lost_its_state_keeps_its_containers_addresses() {
         }
         let lost = world.rng.random_range(0..world.peers.len());
         world.crash(lost);
-        world.run(Duration::from_secs(1));
+        world.run(Duration::from_secs(2));
         world.peers[lost].durable = State::new(range(), 1_000_000);
-        world.peers[lost].known.clear();
+        // Even if nobody remembers its records.
+        if seed % 2 == 1 {
+            for at in world.live() {
+                world.crash(at);
+            }
+            for at in (0..world.peers.len()).filter(|at| *at != lost) {
+                world.start(at);
+            }
+        }
         let none = Life {
             peer: world.peers[lost].id,
             incarnation: 0,

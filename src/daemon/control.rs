@@ -125,8 +125,8 @@ impl Daemon {
         Ok(())
     }
 
-    /// The one other peer with this nickname or identifier, among those that are connected and
-    /// those that have addresses.
+    /// The one other peer with this nickname or identifier that is gone, among those that were
+    /// connected and those that have addresses.
     async fn peer_called(&self, name: &str) -> Result<PeerId, ControlError> {
         let refuse = |reason| Err(ControlError::Refused(reason));
         let (mesh, ipam) = tokio::join!(self.mesh.status(), self.ipam.status());
@@ -143,7 +143,14 @@ impl Daemon {
             })
             .map(|(id, _, reachable)| (id, reachable))
             .collect();
-        let peers: BTreeSet<PeerId> = called.iter().map(|(id, _)| *id).collect();
+        let all: BTreeSet<PeerId> = called.iter().map(|(id, _)| *id).collect();
+        // A host that was set up anew has the name of the one that is gone.
+        let gone = all
+            .iter()
+            .copied()
+            .filter(|id| !called.contains(&(*id, true)));
+        let gone: BTreeSet<PeerId> = gone.collect();
+        let peers = if gone.is_empty() { all } else { gone };
         let Some(peer) = peers.first().copied() else {
             return refuse(format!(
                 "no peer is called {name}: `weave status ipam` shows those that have addresses"

@@ -15,7 +15,7 @@ use super::donation::{Ask, Need};
 use super::joining::ballots;
 use super::removal::Attempt;
 use super::ring::{Life, Lineage, Part, View};
-use super::state::{Entry, Place, State};
+use super::state::{Entry, Place, Seen, State};
 use super::waiting::Pending;
 use super::wire::{self, Assembly, Message};
 use super::{Config, IpamError, Request, Response};
@@ -86,6 +86,8 @@ pub struct Core {
     pub(super) started: Instant,
     actions: VecDeque<Action>,
     pub(super) changed: BTreeSet<PeerId>,
+    /// Whether a part has changed since they were written down.
+    unseen: bool,
     pub(super) dirty: bool,
     published: Option<Part>,
     published_pieces: u16,
@@ -137,9 +139,17 @@ impl Core {
         };
         let votes = ballots(&config, &state);
         let before_start = state.in_use().map(|(place, _)| place).collect();
+        let mut view = View::default();
+        for (life, seen) in &state.seen {
+            if let Some(part) = seen.part() {
+                view.merge(life.peer, part);
+            }
+        }
         let mut core = Self {
             birth: Birth::new(config.me, votes),
-            view: View::default(),
+            changed: view.latest().map(|(peer, _)| peer).collect(),
+            view,
+            unseen: false,
             assemblies: BTreeMap::new(),
             reachable: BTreeSet::new(),
             unreachable_since: BTreeMap::new(),
@@ -163,7 +173,6 @@ impl Core {
             now,
             started: now,
             actions: VecDeque::new(),
-            changed: BTreeSet::new(),
             dirty: true,
             published: None,
             published_pieces: 0,
@@ -236,6 +245,7 @@ impl Core {
             *since = now;
         }
         if self.view.merge(owner, part) {
+            self.unseen = true;
             self.changed.insert(owner);
             self.dirty = true;
         }
@@ -407,6 +417,7 @@ impl Core {
         self.persist(Entry::Anew(state));
         self.birth = Birth::new(me, ballots(&self.config, &self.state));
         self.view = View::default();
+        self.unseen = false;
         self.assemblies.clear();
         self.asks.clear();
         self.attempt = None;
@@ -500,6 +511,9 @@ impl Core {
             for peer in changed {
                 self.follow_part(peer);
             }
+            if self.ticked() {
+                self.note_members();
+            }
             self.settle_removals();
             self.settle_pending();
             if !self.dirty {
@@ -535,6 +549,24 @@ impl Core {
                 self.send(peer, &Message::AmIAlive(self.life()));
             }
         }
+    }
+
+    /// Writes down what the others' parts have become. It matters only when all who know it have
+    /// stopped, so it may come a little late.
+    fn note_members(&mut self) {
+        if self.lineage().is_none() || !std::mem::take(&mut self.unseen) {
+            return;
+        }
+        let seen = &self.state.seen;
+        let new = self.view.iter().filter(|(life, part)| {
+            let known = seen.get(life).map(|known| known.revision);
+            let ours = life.peer != self.config.me && Some(part.lineage) == self.lineage();
+            ours && known.is_none_or(|known| known < part.revision)
+        });
+        let entries: Vec<Entry> = new
+            .map(|(life, part)| Entry::Seen(*life, Seen::of(part)))
+            .collect();
+        entries.into_iter().for_each(|entry| self.persist(entry));
     }
 
     /// Not to be fenced, for now; noted on the disk now and then, because a restart counts as well.

@@ -16,6 +16,7 @@ use super::birth::Ballot;
 use super::range::{Range, RangeSet, number};
 use super::ring::{Agreement, Gift, Held, Life, Lineage, Part, slots_of};
 use super::space::{Holder, Space};
+use super::wire;
 use crate::types::PeerId;
 
 /// An address in one subnet's space.
@@ -35,6 +36,30 @@ pub struct Born {
     pub settled: bool,
 }
 
+/// What was last heard of another member's life, without what changes all the time.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Seen {
+    /// The revision of its part.
+    pub revision: u64,
+    /// The part, as it is written: a large ring has many.
+    part: Box<[u8]>,
+}
+
+impl Seen {
+    /// What lasts of a part.
+    pub fn of(part: &Part) -> Self {
+        Self {
+            revision: part.revision,
+            part: Vec::from(wire::encode(&part.lasting())).into(),
+        }
+    }
+
+    /// The part, unless it is not one.
+    pub fn part(&self) -> Option<Part> {
+        wire::decode(&self.part)
+    }
+}
+
 /// All durable state of the allocator.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct State {
@@ -51,6 +76,9 @@ pub struct State {
     pub contact: Option<Duration>,
     /// Whether another member of the ring was ever heard of.
     pub met: bool,
+    /// The other members' lives: what a peer that is gone for good had is not forgotten when all
+    /// others are restarted.
+    pub seen: BTreeMap<Life, Seen>,
     /// The ring, once it was born.
     pub born: Option<Born>,
     /// The highest ballot promised on the ring's birth.
@@ -156,6 +184,8 @@ pub enum Entry {
     Owner(PeerId),
     /// Another member of the ring was heard of.
     Met,
+    /// A member's part has changed.
+    Seen(Life, Seen),
     /// A majority can be reached.
     Contact(Duration),
     /// The daemon was started: what it says from now on is newer than what it said before.
@@ -175,6 +205,7 @@ impl Entry {
                 | Self::Return(_)
                 | Self::Owner(_)
                 | Self::Met
+                | Self::Seen(..)
                 | Self::Contact(_)
                 | Self::Agree(..)
                 | Self::Disagree
@@ -193,6 +224,7 @@ impl State {
             revision: 0,
             contact: None,
             met: false,
+            seen: BTreeMap::new(),
             born: None,
             promised: Ballot::default(),
             accepted: None,
@@ -291,7 +323,7 @@ impl State {
                 self.take_over(slots, spaces);
                 self.announced.extend(announced.iter().copied());
                 self.announced.insert(*life);
-                self.removed.extend(announced.iter().copied());
+                announced.iter().for_each(|life| self.forget(*life));
                 self.forget(*life);
             }
             Entry::Removed(life) => self.forget(*life),
@@ -335,6 +367,9 @@ impl State {
             Entry::Anew(state) => *self = (**state).clone(),
             Entry::Owner(owner) => self.owner = Some(*owner),
             Entry::Met => self.met = true,
+            Entry::Seen(life, seen) => {
+                self.seen.insert(*life, seen.clone());
+            }
             Entry::Contact(at) => self.contact = Some(*at),
             Entry::Started => {}
         }
@@ -523,6 +558,7 @@ impl State {
 
     fn forget(&mut self, life: Life) {
         self.removed.insert(life);
+        self.seen.remove(&life);
         self.agreed.take_if(|agreed| agreed.life == life);
         self.gifts.retain(|gift| gift.to != life);
     }

@@ -76,7 +76,8 @@ pub struct CoreConfig {
     /// How often the daemon has started with this identity: must grow with each start. Less than
     /// 2^31.
     pub epoch: u64,
-    /// A random number that differs each time the daemon starts.
+    /// A number that differs each time the daemon starts, and is greater for a later start: of two
+    /// machines with the same key, the later one has to make a new one.
     pub instance: u64,
     /// What it calls itself.
     pub nickname: String,

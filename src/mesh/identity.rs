@@ -1,6 +1,7 @@
 //! Who this peer is: an X25519 key made once, and a counter of its starts.
 
 use std::fmt;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
@@ -102,17 +103,22 @@ impl Identity {
         self.epoch
     }
 
-    /// A random number of this start: what differs between two machines that have the same key.
+    /// A number of this start: what differs between two machines that have the same key. The later
+    /// one has the greater number, as far as their clocks agree: the upper half is the time in
+    /// seconds since 1970, the lower half is random.
     pub(super) fn instance(&self) -> u64 {
         self.instance
     }
 
     fn new(secret: [u8; 32], epoch: u64) -> Self {
+        // A clock before 1970 makes this start an early one.
+        let now = SystemTime::now().duration_since(UNIX_EPOCH);
+        let now = now.map_or(0, |since| since.as_secs());
         Self {
             public: PublicKey::from(&StaticSecret::from(secret)).to_bytes(),
             secret: SecretKey(secret),
             epoch,
-            instance: rand::random(),
+            instance: now << 32 | u64::from(rand::random::<u32>()),
         }
     }
 

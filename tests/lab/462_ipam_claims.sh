@@ -22,9 +22,9 @@ on 1 rm -rf /var/lib/weave/ipam
 d 1 plugin enable "$PLUGIN" >/dev/null
 wait_for 15 daemon_answers 1
 begin=$(now_ms)
-assert_refused "waiting for 1 of 2 expected peers" d 1 run --rm --network web lab true
+assert_refused "waiting for 2 of 2 expected peers" d 1 run --rm --network web lab true
 assert_at_most $(($(now_ms) - begin)) 8000 "time to refuse, with docker's own"
-assert_refused "waiting for 1 of 2 expected peers" weave 1 ipam claim near 10.40.0.9/24
+assert_refused "waiting for 2 of 2 expected peers" weave 1 ipam claim near 10.40.0.9/24
 within 2 weave 1 ipam claim far 10.99.0.9/24
 weave 1 ipam release far
 

@@ -22,7 +22,12 @@ for protocol in count udp; do
 done
 assert_contains "$(d 2 exec probe socat -T3 - TCP:site:80 </dev/null)" "$own"
 assert_contains "$(echo hello | d 2 exec -i probe socat -T3 - UDP:site:80)" "$own"
+on 2 ip netns exec weave tcpdump -nl -i any -c 1 'icmp[icmptype] == icmp-echo' >"$WORK/echo" 2>"$WORK/capture" &
+capture=$!
+wait_for 10 grep -q 'listening on' "$WORK/capture"
 inside 2 probe ping -q -c 20 -i 0.02 -W 2 "$vip" | grep -F ' 0% packet loss'
+wait $capture
+assert_contains "$(cat "$WORK/echo")" "IP $own > "
 
 # Nobody has the virtual address itself, and the client has got none beside its own.
 assert_eq "$(inside 2 probe ip -o -4 address show | grep -cF "${own%.*}.")" 1 "addresses of the client on the network"

@@ -19,8 +19,6 @@ for network in "${networks[@]}"; do
   d 1 network create -d "$driver" --attachable "fig-$network" >/dev/null
 done
 
-median() { sort -n | awk '{v[NR] = $1} END {print NR % 2 ? v[(NR + 1) / 2] : (v[NR / 2] + v[NR / 2 + 1]) / 2}'; }
-
 # Milliseconds of `docker run --rm`, from within host 2.
 run_once() { # NETWORK
   on 2 bash -c 'begin=$EPOCHREALTIME; docker run --rm --network "$1" lab true; end=$EPOCHREALTIME

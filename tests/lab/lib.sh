@@ -177,6 +177,11 @@ lookup() { # N CONTAINER NAME: all addresses, sorted
   d "$1" exec "$2" getent ahostsv4 "$3" | awk '$2 == "STREAM" {print $1}' | sort -u
 }
 
+# ---- figures -------------------------------------------------------------------------------------------
+
+# Of numbers, one in a line.
+median() { sort -n | awk '{v[NR] = $1} END {print NR % 2 ? v[(NR + 1) / 2] : (v[NR / 2] + v[NR / 2 + 1]) / 2}'; }
+
 # ---- waiting and asserting ----------------------------------------------------------------------------
 
 # Polls until the command succeeds; its output is shown only when time is up.

@@ -14,8 +14,6 @@ failed=0
 work=$(mktemp -d)
 trap 'rm -rf "$work"; lab down' EXIT
 
-median() { sort -n | awk '{v[NR] = $1} END {print NR % 2 ? v[(NR + 1) / 2] : (v[NR / 2] + v[NR / 2 + 1]) / 2}'; }
-
 # What is measured, as NAME:NETWORK:MODE; the task is on host 1, the client on host 2.
 cases=(overlay-dnsrr:overlay:dnsrr weave-dnsrr:weave:dnsrr weave-vip:weave:vip)
 
