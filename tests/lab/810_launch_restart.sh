@@ -20,6 +20,8 @@ wait_for 20 has_connections 1 1
 assert_nothing_lost 2 "$ping" 'while the daemon was killed'
 knows() { weave 1 status endpoints | grep -q "c1.*$one"; }
 wait_for 10 knows
+named() { [[ "$(weave 1 dns-lookup c1) $(weave 2 dns-lookup c1)" == "$one $one" ]]; }
+wait_for 10 named
 # Its address is not given to another.
 run 1 c3 weave
 [[ $(address 1 c3 weave) != "$one" ]] || fail 'an address was given twice'

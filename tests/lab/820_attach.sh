@@ -64,6 +64,9 @@ wait_for 5 reaches 2 c2 "$default1"
 weave 1 attach 10.99.1.1/24 c1
 within 1 weave 1 detach 10.99.1.1/24 c1
 assert_eq "$(attached 1 c1)" "$default1/12"
+weave 1 attach 10.99.1.1/24 net:10.60.0.0/16 c1 >/dev/null
+weave 1 detach 10.99.1.1/24 net:10.60.0.0/16 c1
+assert_eq "$(attached 1 c1)" "$default1/12"
 weave 1 detach c1
 assert_eq "$(attached 1 c1)" '' 'addresses of c1'
 [[ $(d 1 exec c1 /usr/bin/ip -o link) != *ethwe* ]] || fail 'an interface is left'

@@ -55,7 +55,9 @@ launch_down
 
 # Without discovery nobody is connected to who was not named, and addresses are agreed on through
 # host 2.
-launch 2 --no-discovery >/dev/null
+assert_contains "$(launch 2 --no-discovery --plugin=false --proxy=false)" 'weave launch-plugin'
+wait_for 5 on 2 test ! -e /run/docker/plugins/weavemesh.sock
+on 2 test ! -e /run/weave/weave.sock
 launch 1 --no-discovery --ipalloc-init consensus=3 $UNDERLAY.2 >/dev/null
 launch 3 --no-discovery --ipalloc-init consensus=3 $UNDERLAY.2 >/dev/null
 wait_for 15 has_connections 2 2

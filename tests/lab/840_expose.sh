@@ -50,6 +50,12 @@ within 2 weave 1 hide
 if on 1 ping -c 1 -W 1 "$two" >/dev/null; then fail 'reached although hidden'; fi
 weave 1 expose 10.99.7.1/24 10.99.8.1/24
 assert_eq "$(weave 1 ps weave:expose | wc -w)" 4 'words of weave:expose'
+weave 1 expose net:10.43.0.0/16 net:default >/dev/null
+assert_eq "$(weave 1 ps weave:expose | wc -w)" 6 'words of weave:expose'
+weave 1 hide 10.99.7.1/24 net:10.43.0.0/16
+assert_eq "$(weave 1 ps weave:expose | wc -w)" 4 'words of weave:expose'
+assert_refused 'address of a host' weave 1 expose 10.41.0.0/16
+assert_refused '/30 or larger' weave 1 expose net:10.41.0.0/31
 weave 1 hide
 [[ $(on 1 ip -o link show type veth) != *' weave'* ]] || fail 'an interface is left'
 launch_down
