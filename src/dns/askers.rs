@@ -39,6 +39,22 @@ pub(super) struct Askers {
 }
 
 impl Askers {
+    /// What has become of the containers' addresses. Returns whether anything changed.
+    pub(super) fn handle_containers(
+        &mut self,
+        changes: BTreeMap<IpAddr, Option<BTreeSet<SegmentId>>>,
+    ) -> bool {
+        let mut changed = false;
+        for (address, segments) in changes {
+            let old = match segments.clone() {
+                Some(segments) => self.containers.insert(address, segments),
+                None => self.containers.remove(&address),
+            };
+            changed |= old != segments;
+        }
+        changed
+    }
+
     /// Who has this address.
     pub(super) fn origin(&self, source: IpAddr) -> Origin<'_> {
         let source = source.to_canonical();

@@ -17,7 +17,7 @@ mod status;
 mod table;
 mod upstream;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
@@ -32,8 +32,8 @@ use tokio::sync::{mpsc, watch};
 use self::answer::Zone;
 use self::askers::Asker;
 use self::counters::Counters;
-use self::local::Local;
-pub use self::local::{LocalContainer, LocalContainers};
+use self::local::{Local, LocalNews};
+pub use self::local::{LocalChanges, LocalContainer};
 pub use self::record::Binding;
 use self::server::Server;
 pub use self::status::{AnswerTimes, DnsCounters, DnsEntry, DnsOutcomes, DnsStatus};
@@ -42,7 +42,7 @@ pub use self::upstream::DNS_PORT;
 use self::upstream::Upstreams;
 use crate::mesh::{Key, MeshEvent};
 use crate::store::{Store, StoreError};
-use crate::types::{DnsName, PeerId, SegmentId};
+use crate::types::{DnsName, PeerId};
 
 /// How often the host's addresses and its DNS servers are looked at again: nobody tells of
 /// changes.
@@ -217,21 +217,15 @@ impl Dns {
         }
     }
 
-    /// Tells which containers run on this host: all of them.
-    pub fn containers(&self, containers: LocalContainers) {
+    /// Tells what has become of containers of this host: at first, which run.
+    pub fn containers(&self, changes: LocalChanges) {
         let mut local = self.shared.local();
-        let askers = containers.askers.clone();
-        local.set_containers(containers);
-        self.register(&local);
+        let news = local.handle_containers(changes);
+        let askers_changed = !news.askers.is_empty();
+        self.tell(news);
         drop(local);
-        let changed = self.shared.write(|zone| {
-            let changed = zone.askers.containers != askers;
-            zone.askers.containers = askers;
-            changed
-        });
-        if changed {
+        if askers_changed {
             self.look_at_interfaces();
-            self.shared.changes.send_replace(());
         }
     }
 
@@ -245,13 +239,13 @@ impl Dns {
 
     /// Gives addresses a name.
     pub fn add(&self, request: NameRequest) -> Result<(), DnsError> {
-        self.change(request, Local::add)
+        self.change(request, Local::handle_add)
     }
 
     /// Takes back what [`add`](Self::add) did: for all addresses when none is named, for all
     /// names when none is named.
     pub fn remove(&self, request: NameRequest) -> Result<(), DnsError> {
-        self.change(request, Local::remove)
+        self.change(request, Local::handle_remove)
     }
 
     /// The containers that have added names and do not run.
@@ -261,7 +255,10 @@ impl Dns {
 
     /// A container is gone for good, and its added names with it.
     pub fn forget_container(&self, id: &str) -> Result<(), DnsError> {
-        self.shared.local().forget(id)?;
+        let mut local = self.shared.local();
+        if let Some(news) = local.handle_removed(id)? {
+            self.tell(news);
+        }
         Ok(())
     }
 
@@ -318,30 +315,29 @@ impl Dns {
     fn change(
         &self,
         request: NameRequest,
-        change: impl FnOnce(&mut Local, &DnsName, NameRequest) -> Result<(), DnsError>,
+        change: impl FnOnce(&mut Local, &DnsName, NameRequest) -> Result<Option<LocalNews>, DnsError>,
     ) -> Result<(), DnsError> {
         let domain = self.shared.read(|zone| zone.domain.clone());
         let mut local = self.shared.local();
-        change(&mut local, &domain, request)?;
-        self.register(&local);
+        if let Some(news) = change(&mut local, &domain, request)? {
+            self.tell(news);
+        }
         Ok(())
     }
 
-    /// Tells everybody what is registered here, in the order in which it changes.
-    fn register(&self, local: &Local) {
-        // Before the Engine has told anything, what an earlier life has said stays.
-        let Some(registrations) = local.registrations() else {
-            return;
-        };
+    /// Tells everybody what has changed here. Whoever calls has the lock of what is local, so that
+    /// it is told in the order in which it changes.
+    fn tell(&self, news: LocalNews) {
         let publish = self.shared.publish.lock();
         let publish = publish.unwrap_or_else(PoisonError::into_inner);
-        let mut news = Vec::new();
+        let mut published = Vec::new();
         let changed = self.shared.write(|zone| {
-            let changed = zone.table.handle_registrations(registrations);
-            news.extend(std::iter::from_fn(|| zone.table.poll_publish()));
+            let mut changed = zone.askers.handle_containers(news.askers);
+            changed |= zone.table.handle_registrations(news.registrations);
+            published.extend(std::iter::from_fn(|| zone.table.poll_publish()));
             changed
         });
-        for (key, value) in news {
+        for (key, value) in published {
             publish(key, value);
         }
         drop(publish);
@@ -418,9 +414,6 @@ fn within(domain: &DnsName, name: &DnsName) -> Result<DnsName, DnsError> {
         false => name.below(domain).ok_or_else(outside),
     }
 }
-
-/// Which containers have which addresses, as askers.
-pub type AskerAddresses = BTreeMap<IpAddr, BTreeSet<SegmentId>>;
 
 #[cfg(test)]
 mod tests;

@@ -1,17 +1,21 @@
 //! What the containers of this host are called, and by which addresses they ask for names.
 
+use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use ipnet::IpNet;
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep_until};
 
-use super::containers::Running;
-use super::engine::{Container, ContainerDetail, Engine, EngineError};
-use crate::dns::{Binding, LocalContainer, LocalContainers};
+use super::containers::ContainerChanges;
+use super::engine::{Container, ContainerDetail, Engine, EngineError, Network};
+use crate::dns::{Binding, LocalChanges, LocalContainer};
 use crate::network::JoinedEndpoints;
-use crate::types::{DnsName, EndpointId, NetworkId, SegmentId};
+use crate::types::{DnsName, EndpointId, SegmentId};
 
 /// The bridge that Docker adds to containers whose networks have no gateway. It tells of those
 /// addresses only when it is asked for that network.
@@ -19,6 +23,9 @@ const GATEWAY_BRIDGE: &str = "docker_gwbridge";
 
 /// The pause before the Engine is asked again after it did not answer.
 const RETRY: Duration = Duration::from_secs(1);
+
+/// How many questions the Engine is asked at a time.
+const ASKED: usize = 4;
 
 /// What was attached beside Docker, as far as names depend on it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -45,65 +52,128 @@ pub type AttachedEndpoints = BTreeMap<EndpointId, Attached>;
 pub struct Sources {
     /// What the Engine tells.
     pub engine: Engine,
-    /// The containers that run.
-    pub running: watch::Receiver<Option<Running>>,
+    /// What becomes of the containers: at first, all that run.
+    pub changes: mpsc::UnboundedReceiver<ContainerChanges>,
     /// Which of the Engine's endpoints are on which segment.
     pub joined: watch::Receiver<JoinedEndpoints>,
     /// What the Engine knows nothing of.
     pub attached: watch::Receiver<AttachedEndpoints>,
 }
 
-/// The same at one moment.
-#[derive(Debug)]
-struct Facts {
-    running: Running,
-    joined: JoinedEndpoints,
-    attached: AttachedEndpoints,
-}
-
 /// Tells for ever what this host's containers, and this host itself, are called in a domain,
-/// whenever that changes.
-pub async fn watch(mut sources: Sources, domain: DnsName, told: impl Fn(LocalContainers)) {
-    let mut knowledge = Knowledge::default();
+/// whenever that changes: at first all of them, then those that have changed.
+pub async fn watch(mut sources: Sources, domain: DnsName, told: impl Fn(LocalChanges)) {
+    let mut names = Names::new(domain);
+    let mut answers = JoinSet::new();
+    let mut asked = BTreeSet::new();
+    let mut retry: Option<Instant> = None;
+    let mut known = false;
+    names.handle_joined(&sources.joined.borrow_and_update());
+    names.handle_attached(&sources.attached.borrow_and_update());
     loop {
-        let running = sources.running.borrow_and_update().clone();
-        let joined = sources.joined.borrow_and_update().clone();
-        let attached = sources.attached.borrow_and_update().clone();
-        let mut complete = true;
-        if let Some(running) = running {
-            let facts = Facts {
-                running,
-                joined,
-                attached,
-            };
-            // What is certain already is told without waiting for the Engine.
-            told(knowledge.containers(&facts, &domain));
-            if let Err(error) = knowledge.learn(&sources.engine, &facts).await {
-                tracing::debug!(%error, "names of containers are not known in full");
-                complete = false;
+        tokio::select! {
+            changes = sources.changes.recv() => match changes {
+                Some(changes) => {
+                    names.handle_containers(changes);
+                    known = true;
+                }
+                None => return,
+            },
+            changed = sources.joined.changed() => match changed {
+                Ok(()) => names.handle_joined(&sources.joined.borrow_and_update()),
+                Err(_) => return,
+            },
+            changed = sources.attached.changed() => match changed {
+                Ok(()) => names.handle_attached(&sources.attached.borrow_and_update()),
+                Err(_) => return,
+            },
+            Some(answer) = answers.join_next() => {
+                let Ok((question, answer)) = answer else {
+                    continue;
+                };
+                asked.remove(&question);
+                match answer {
+                    Ok(Some(answer)) => names.handle_answer(&question, answer),
+                    // Gone meanwhile, of which an event tells.
+                    Ok(None) => {}
+                    Err(error) => {
+                        tracing::debug!(%error, "names of containers are not known in full");
+                        names.ask(question);
+                        retry = Some(Instant::now() + RETRY);
+                    }
+                }
             }
-            told(knowledge.containers(&facts, &domain));
+            () = sleep_until(retry.unwrap_or_else(Instant::now)), if retry.is_some() => retry = None,
         }
-        let changed = tokio::select! {
-            changed = sources.running.changed() => changed,
-            changed = sources.joined.changed() => changed,
-            changed = sources.attached.changed() => changed,
-            () = tokio::time::sleep(RETRY), if !complete => Ok(()),
-        };
-        if changed.is_err() {
-            return;
+        if !known {
+            continue;
+        }
+        // What is certain already is told without waiting for the Engine.
+        told(names.poll_changes());
+        while retry.is_none()
+            && asked.len() < ASKED
+            && let Some(question) = names.poll_question(&asked)
+        {
+            asked.insert(question.clone());
+            let engine = sources.engine.clone();
+            answers.spawn(async move {
+                let answer = ask(&engine, &question).await;
+                (question, answer)
+            });
         }
     }
 }
 
-/// What the Engine tells of one container only when asked for it.
-#[derive(Debug, Default)]
-struct Knowledge {
+/// What the Engine tells only when it is asked for it.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+enum Question {
+    /// The container with this identifier.
+    Container(String),
+    /// Who is on the gateway bridge: no more than its thousand ports.
+    Gateway,
+}
+
+#[derive(Debug)]
+enum Answer {
+    Container(ContainerDetail),
+    Gateway(Network),
+}
+
+/// `None` when the Engine knows of no such thing.
+async fn ask(engine: &Engine, question: &Question) -> Result<Option<Answer>, EngineError> {
+    let answer = match question {
+        Question::Container(id) => engine.container(id).await.map(Answer::Container),
+        Question::Gateway => match GATEWAY_BRIDGE.parse() {
+            Ok(bridge) => engine.network(&bridge).await.map(Answer::Gateway),
+            Err(_) => return Ok(None),
+        },
+    };
+    match answer {
+        Ok(answer) => Ok(Some(answer)),
+        Err(error) if error.is_not_found() => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// What containers are called, put together from all that is known of them; a change costs what has
+/// changed.
+#[derive(Debug)]
+struct Names {
+    domain: DnsName,
+    containers: BTreeMap<String, Arc<Container>>,
+    /// Which container has which of the Engine's endpoints.
+    holders: BTreeMap<EndpointId, String>,
+    joined: BTreeMap<EndpointId, SegmentId>,
+    attached: AttachedEndpoints,
     details: BTreeMap<String, Detail>,
     /// The containers' addresses on the gateway bridge.
     gateway: BTreeMap<String, Vec<IpAddr>>,
+    /// The containers of which something has changed since that was told.
+    changed: BTreeSet<String>,
+    questions: BTreeSet<Question>,
 }
 
+/// What the Engine tells of one container only when asked for it.
 #[derive(Debug)]
 struct Detail {
     /// For which endpoints this was asked.
@@ -113,136 +183,232 @@ struct Detail {
     aliases: BTreeMap<String, Vec<String>>,
 }
 
-impl Knowledge {
-    /// Asks the Engine for what is not known yet.
-    async fn learn(&mut self, engine: &Engine, facts: &Facts) -> Result<(), EngineError> {
-        let containers = &facts.running.containers;
-        self.details
-            .retain(|id, _| containers.iter().any(|container| container.id == *id));
-        let ours = containers.iter().filter(|container| {
-            let mut endpoints = endpoints(container);
-            endpoints.any(|(id, _)| facts.joined.contains_key(&id))
-                || facts.attached_to(&container.id).next().is_some()
-        });
-        let mut any = false;
-        for container in ours {
-            any = true;
-            let endpoints = endpoint_ids(container);
-            let known = self.details.get(&container.id);
-            if known.is_some_and(|detail| detail.endpoints == endpoints) {
-                continue;
-            }
-            match engine.container(&container.id).await {
-                Ok(detail) => {
-                    let detail = Detail::new(endpoints, &detail);
-                    self.details.insert(container.id.clone(), detail);
-                }
-                // Gone meanwhile, of which an event tells.
-                Err(error) if error.is_not_found() => {}
-                Err(error) => return Err(error),
-            }
+impl Names {
+    fn new(domain: DnsName) -> Self {
+        Self {
+            domain,
+            containers: BTreeMap::new(),
+            holders: BTreeMap::new(),
+            joined: BTreeMap::new(),
+            attached: AttachedEndpoints::new(),
+            details: BTreeMap::new(),
+            gateway: BTreeMap::new(),
+            changed: BTreeSet::new(),
+            questions: BTreeSet::new(),
         }
-        if !any {
-            self.gateway.clear();
-        }
-        if any && let Ok(bridge) = GATEWAY_BRIDGE.parse::<NetworkId>() {
-            self.gateway = match engine.network(&bridge).await {
-                Ok(bridge) => bridge
-                    .containers
-                    .into_iter()
-                    .map(|(id, c)| (id, addresses([&c.ipv4_address, &c.ipv6_address])))
-                    .collect(),
-                Err(error) if error.is_not_found() => BTreeMap::new(),
-                Err(error) => return Err(error),
-            };
-        }
-        Ok(())
     }
 
-    fn containers(&self, facts: &Facts, domain: &DnsName) -> LocalContainers {
-        let mut all = LocalContainers::default();
-        for container in &facts.running.containers {
-            let detail = self.details.get(&container.id);
-            let mut segments = BTreeSet::new();
-            let mut bindings = Vec::new();
-            let mut own_names: Vec<_> = name_below(container.name(), domain).into_iter().collect();
-            own_names.extend(detail.and_then(|detail| detail.hostname_in(domain)));
-            for (endpoint, attachment) in endpoints(container) {
-                let Some(joined) = facts.joined.get(&endpoint) else {
-                    continue;
-                };
-                segments.insert(joined.segment.clone());
-                let addresses =
-                    addresses([&attachment.ip_address, &attachment.global_ipv6_address]);
-                let mut names = own_names.clone();
-                let aliases = detail.and_then(|d| d.aliases.get(&attachment.endpoint_id));
-                let aliases = aliases.into_iter().flatten();
-                // Docker itself adds the beginning of the identifier.
-                let aliases = aliases.filter(|alias| !container.id.starts_with(*alias));
-                names.extend(aliases.filter_map(|alias| name_below(alias, domain)));
-                bindings.extend(binding(&joined.segment, addresses, names));
+    /// What has become of containers.
+    fn handle_containers(&mut self, changes: ContainerChanges) {
+        for (id, container) in changes {
+            let old = match container.clone() {
+                Some(container) => self.containers.insert(id.clone(), container),
+                None => self.containers.remove(&id),
+            };
+            for (endpoint, _) in old.iter().flat_map(|old| endpoints(old)) {
+                self.holders.remove(&endpoint);
             }
-            let mut asks_from: Vec<_> = all_addresses(container).collect();
-            for attached in facts.attached_to(&container.id) {
-                segments.insert(attached.segment.clone());
-                asks_from.push(attached.address);
-                let mut names: Vec<_> = attached.names.iter().cloned().collect();
+            for (endpoint, _) in container.iter().flat_map(|new| endpoints(new)) {
+                self.holders.insert(endpoint, id.clone());
+            }
+            if container.is_none() {
+                self.details.remove(&id);
+                self.gateway.remove(&id);
+            }
+            self.note_change(id);
+        }
+        // The bridge may have told before a container was on it.
+        if !self.details.is_empty() {
+            self.ask(Question::Gateway);
+        }
+    }
+
+    /// The endpoints that containers use.
+    fn handle_joined(&mut self, joined: &JoinedEndpoints) {
+        for endpoint in differing(&self.joined, joined, |ours, new| *ours == new.segment) {
+            match joined.get(&endpoint) {
+                Some(new) => self.joined.insert(endpoint.clone(), new.segment.clone()),
+                None => self.joined.remove(&endpoint),
+            };
+            if let Some(container) = self.holders.get(&endpoint) {
+                self.note_change(container.clone());
+            }
+        }
+    }
+
+    /// What is attached beside Docker.
+    fn handle_attached(&mut self, attached: &AttachedEndpoints) {
+        for endpoint in differing(&self.attached, attached, PartialEq::eq) {
+            let new = attached.get(&endpoint).cloned();
+            let old = match new.clone() {
+                Some(new) => self.attached.insert(endpoint, new),
+                None => self.attached.remove(&endpoint),
+            };
+            for attached in old.iter().chain(&new) {
+                self.note_change(attached.holder().to_owned());
+            }
+        }
+    }
+
+    fn handle_answer(&mut self, question: &Question, answer: Answer) {
+        match (question, answer) {
+            (Question::Container(id), Answer::Container(detail)) => {
+                // What has changed since it was asked is asked for anew.
+                let detail = Detail::new(&detail);
+                self.details.insert(id.clone(), detail);
+                self.changed.insert(id.clone());
+                self.ask(Question::Gateway);
+            }
+            (_, Answer::Gateway(bridge)) => {
+                let told = bridge.containers.into_iter();
+                let told = told.map(|(id, c)| (id, addresses([&c.ipv4_address, &c.ipv6_address])));
+                let told = told.collect();
+                let differing = differing(&self.gateway, &told, PartialEq::eq);
+                self.changed.extend(differing);
+                self.gateway = told;
+            }
+            (Question::Gateway, Answer::Container(_)) => {}
+        }
+    }
+
+    fn ask(&mut self, question: Question) {
+        self.questions.insert(question);
+    }
+
+    /// What the Engine is to be asked next, as long as it is not being asked.
+    fn poll_question(&mut self, asked: &BTreeSet<Question>) -> Option<Question> {
+        let question = self.questions.iter().find(|q| !asked.contains(*q));
+        let question = question.cloned()?;
+        self.questions.take(&question)
+    }
+
+    /// The containers of which something has changed, as they are now.
+    fn poll_changes(&mut self) -> LocalChanges {
+        let changed = std::mem::take(&mut self.changed);
+        let now = |id: String| {
+            let container = self.local_container(&id);
+            (id, container)
+        };
+        changed.into_iter().map(now).collect()
+    }
+
+    fn note_change(&mut self, id: String) {
+        if let Some(container) = self.containers.get(&id) {
+            let ours = endpoints(container).any(|(id, _)| self.joined.contains_key(&id))
+                || self.attached_to(&id).next().is_some();
+            let known = self.details.get(&id);
+            if ours && known.is_none_or(|known| known.endpoints != endpoint_ids(container)) {
+                self.questions.insert(Question::Container(id.clone()));
+            }
+        }
+        self.changed.insert(id);
+    }
+
+    /// What a container, or this host, is called now; `None` of what is not there.
+    fn local_container(&self, id: &str) -> Option<LocalContainer> {
+        let mut attached = self.attached_to(id).peekable();
+        let container = self.containers.get(id);
+        let name = match container {
+            Some(container) => container.name(),
+            None => &attached.peek().filter(|a| a.container.is_none())?.name,
+        };
+        let detail = self.details.get(id);
+        let mut local = LocalContainer {
+            name: name.to_owned(),
+            ..LocalContainer::default()
+        };
+        let mut own_names = Vec::new();
+        if let Some(container) = container {
+            own_names.extend(name_below(container.name(), &self.domain));
+            own_names.extend(detail.and_then(|detail| detail.hostname_in(&self.domain)));
+            local.asks_from.extend(all_addresses(container));
+            local
+                .asks_from
+                .extend(self.gateway.get(id).into_iter().flatten());
+        }
+        for (endpoint, attachment) in container.into_iter().flat_map(|c| endpoints(c)) {
+            let Some(segment) = self.joined.get(&endpoint) else {
+                continue;
+            };
+            local.segments.insert(segment.clone());
+            let addresses = addresses([&attachment.ip_address, &attachment.global_ipv6_address]);
+            let mut names = own_names.clone();
+            let aliases = detail.and_then(|d| d.aliases.get(&attachment.endpoint_id));
+            let aliases = aliases.into_iter().flatten();
+            // Docker itself adds the beginning of the identifier.
+            let aliases = aliases.filter(|alias| !id.starts_with(*alias));
+            names.extend(aliases.filter_map(|alias| name_below(alias, &self.domain)));
+            local.bindings.extend(binding(segment, addresses, names));
+        }
+        for attached in attached {
+            let mut names: Vec<_> = attached.names.iter().cloned().collect();
+            if container.is_some() {
+                local.segments.insert(attached.segment.clone());
+                local.asks_from.insert(attached.address);
                 if !attached.without_dns {
                     names.extend(own_names.iter().cloned());
                 }
-                bindings.extend(binding(&attached.segment, vec![attached.address], names));
             }
-            asks_from.extend(self.gateway.get(&container.id).into_iter().flatten());
-            for address in asks_from {
-                let known: &mut BTreeSet<SegmentId> = all.askers.entry(address).or_default();
-                known.extend(segments.iter().cloned());
-            }
-            let named = LocalContainer {
-                name: container.name().to_owned(),
-                bindings,
-            };
-            all.containers.insert(container.id.clone(), named);
+            let address = vec![attached.address];
+            local
+                .bindings
+                .extend(binding(&attached.segment, address, names));
         }
-        for attached in facts.of_host() {
-            let names = attached.names.iter().cloned().collect();
-            let host = all.containers.entry(attached.name.clone());
-            let host = host.or_insert_with(|| LocalContainer {
-                name: attached.name.clone(),
-                bindings: Vec::new(),
-            });
-            let bound = binding(&attached.segment, vec![attached.address], names);
-            host.bindings.extend(bound);
-        }
-        all
+        Some(local)
+    }
+
+    /// What was attached to this container, or to this host.
+    fn attached_to(&self, id: &str) -> impl Iterator<Item = &Attached> {
+        let all = self.attached.values();
+        all.filter(move |attached| attached.holder() == id)
     }
 }
 
-impl Facts {
-    /// What was attached to this container.
-    fn attached_to(&self, id: &str) -> impl Iterator<Item = &Attached> {
-        let all = self.attached.values();
-        all.filter(move |attached| attached.container.as_deref() == Some(id))
+impl Attached {
+    /// By what it is told apart from what is attached to others.
+    fn holder(&self) -> &str {
+        self.container.as_ref().unwrap_or(&self.name)
     }
+}
 
-    /// What was attached to this host.
-    fn of_host(&self) -> impl Iterator<Item = &Attached> {
-        let all = self.attached.values();
-        all.filter(|attached| attached.container.is_none())
+/// The keys that only one of two maps has, and those with values that are not the same.
+fn differing<K: Ord + Clone, A, B>(
+    one: &BTreeMap<K, A>,
+    other: &BTreeMap<K, B>,
+    same: impl Fn(&A, &B) -> bool,
+) -> Vec<K> {
+    let mut differing = Vec::new();
+    let (mut one, mut other) = (one.iter().peekable(), other.iter().peekable());
+    loop {
+        let order = match (one.peek(), other.peek()) {
+            (Some((key, _)), Some((other, _))) => key.cmp(other),
+            (Some(_), None) => Ordering::Less,
+            (None, Some(_)) => Ordering::Greater,
+            (None, None) => return differing,
+        };
+        let ours = one.next_if(|_| order.is_le());
+        let theirs = other.next_if(|_| order.is_ge());
+        match (ours, theirs) {
+            (Some((_, a)), Some((_, b))) if same(a, b) => {}
+            (Some((key, _)), _) | (None, Some((key, _))) => differing.push(key.clone()),
+            (None, None) => return differing,
+        }
     }
 }
 
 impl Detail {
-    fn new(endpoints: BTreeSet<String>, detail: &ContainerDetail) -> Self {
+    fn new(detail: &ContainerDetail) -> Self {
         let hostname = match detail.config.domainname.as_str() {
             "" => detail.config.hostname.clone(),
             domain => format!("{}.{domain}", detail.config.hostname),
         };
         let attachments = detail.network_settings.networks.values();
         let aliases = attachments.map(|a| (a.endpoint_id.clone(), a.aliases.clone()));
+        let aliases: BTreeMap<_, _> = aliases.collect();
         Self {
-            endpoints,
+            endpoints: aliases.keys().cloned().collect(),
             hostname,
-            aliases: aliases.collect(),
+            aliases,
         }
     }
 
@@ -308,8 +474,11 @@ mod tests {
     use std::path::PathBuf;
 
     use super::*;
+    use crate::dns::{Dns, DnsConfig};
     use crate::docker::engine::tests::FakeEngine;
     use crate::network::Joined;
+    use crate::store::Store;
+    use crate::types::PeerId;
 
     const LIST: &str = r#"[
         {"Id":"c1c1c1","Names":["/shop"],"NetworkSettings":{"Networks":{
@@ -333,16 +502,44 @@ mod tests {
         [("e1".parse().unwrap(), endpoint)].into()
     }
 
-    fn facts(joined: JoinedEndpoints, attached: AttachedEndpoints) -> Facts {
-        let running = Running {
-            containers: serde_json::from_str(LIST).unwrap(),
-            ..Running::default()
-        };
-        Facts {
-            running,
-            joined,
-            attached,
+    fn all() -> ContainerChanges {
+        let all: Vec<Arc<Container>> = serde_json::from_str(LIST).unwrap();
+        all.into_iter().map(|c| (c.id.clone(), Some(c))).collect()
+    }
+
+    fn names_of(joined: &JoinedEndpoints, attached: &AttachedEndpoints) -> Names {
+        let mut names = Names::new("weave.local".parse().unwrap());
+        names.handle_joined(joined);
+        names.handle_attached(attached);
+        names.handle_containers(all());
+        names
+    }
+
+    /// Asks all that there is to be asked.
+    async fn learn(names: &mut Names) {
+        let fake = engine();
+        while let Some(question) = names.poll_question(&BTreeSet::new()) {
+            if let Some(answer) = ask(&fake.engine(), &question).await.unwrap() {
+                names.handle_answer(&question, answer);
+            }
         }
+    }
+
+    /// What is told, each change on top of what was told before.
+    fn told(names: &mut Names, known: &mut BTreeMap<String, LocalContainer>) {
+        for (id, container) in names.poll_changes() {
+            match container {
+                Some(container) => drop(known.insert(id, container)),
+                None => drop(known.remove(&id)),
+            }
+        }
+    }
+
+    /// Who asks from where, with the segments that they are on.
+    fn askers(known: &BTreeMap<String, LocalContainer>) -> BTreeMap<IpAddr, BTreeSet<SegmentId>> {
+        let all = known.values();
+        let all = all.flat_map(|c| c.asks_from.iter().map(|a| (*a, c.segments.clone())));
+        all.collect()
     }
 
     fn engine() -> FakeEngine {
@@ -355,27 +552,27 @@ mod tests {
         )
     }
 
-    fn names(binding: &Binding) -> Vec<&str> {
+    fn shown(binding: &Binding) -> Vec<&str> {
         binding.names.iter().map(DnsName::as_str).collect()
     }
 
     #[tokio::test]
     async fn containers_are_called_by_name_hostname_and_aliases_on_our_networks() {
-        let domain = "weave.local".parse().unwrap();
-        let facts = facts(joined(), AttachedEndpoints::new());
-        let mut knowledge = Knowledge::default();
-        let early = knowledge.containers(&facts, &domain);
-        assert_eq!(early.containers["c1c1c1"].bindings[0].names.len(), 1);
-        knowledge.learn(&engine().engine(), &facts).await.unwrap();
-        let known = knowledge.containers(&facts, &domain);
-        let [binding] = &known.containers["c1c1c1"].bindings[..] else {
+        let mut names = names_of(&joined(), &AttachedEndpoints::new());
+        let mut known = BTreeMap::new();
+        told(&mut names, &mut known);
+        assert_eq!(known["c1c1c1"].bindings[0].names.len(), 1);
+        learn(&mut names).await;
+        told(&mut names, &mut known);
+        let [binding] = &known["c1c1c1"].bindings[..] else {
             panic!("{known:?}");
         };
         let expected = ["foo", "shop", "store", "x"].map(|n| format!("{n}.weave.local"));
-        assert_eq!(names(binding), expected);
+        assert_eq!(shown(binding), expected);
         assert_eq!(binding.addresses.len(), 2);
-        assert!(known.containers["d2d2d2"].bindings.is_empty());
+        assert!(known["d2d2d2"].bindings.is_empty());
         let web = [SegmentId::of_name("web")];
+        let askers = askers(&known);
         for (address, segments) in [
             ("10.1.0.2", &web[..]),
             ("172.17.0.2", &web[..]),
@@ -384,13 +581,36 @@ mod tests {
         ] {
             let address: IpAddr = address.parse().unwrap();
             let expected = segments.iter().cloned().collect();
-            assert_eq!(known.askers.get(&address), Some(&expected), "{address}");
+            assert_eq!(askers.get(&address), Some(&expected), "{address}");
         }
     }
 
     #[tokio::test]
     async fn what_was_attached_beside_docker_is_called_as_its_container_or_as_was_asked() {
-        let domain = "weave.local".parse().unwrap();
+        let mut names = names_of(&JoinedEndpoints::new(), &attached());
+        learn(&mut names).await;
+        let mut known = BTreeMap::new();
+        told(&mut names, &mut known);
+        let red = SegmentId::of_name("red");
+        let [shop] = &known["c1c1c1"].bindings[..] else {
+            panic!("{known:?}");
+        };
+        assert_eq!(shown(shop), ["foo.weave.local", "shop.weave.local"]);
+        assert_eq!(shop.segment, Some(red.clone()));
+        assert!(known["d2d2d2"].bindings.is_empty());
+        let [host] = &known["weave:expose"].bindings[..] else {
+            panic!("{known:?}");
+        };
+        assert_eq!(shown(host), ["host.weave.local"]);
+        // Whoever was attached is told what is on the segment, from whichever address it asks.
+        let askers = askers(&known);
+        for address in ["172.17.0.3", "10.9.0.2"] {
+            let segments = &askers[&address.parse().unwrap()];
+            assert!(segments.contains(&red), "{address}");
+        }
+    }
+
+    fn attached() -> AttachedEndpoints {
         let attached = |container: Option<&str>, last, without_dns, names: &[&str]| Attached {
             segment: SegmentId::of_name("red"),
             container: container.map(str::to_owned),
@@ -406,25 +626,118 @@ mod tests {
             ("a4", attached(None, 4, false, &[])),
         ];
         let all = all.map(|(endpoint, attached)| (endpoint.parse().unwrap(), attached));
-        let facts = facts(JoinedEndpoints::new(), all.into());
-        let mut knowledge = Knowledge::default();
-        knowledge.learn(&engine().engine(), &facts).await.unwrap();
-        let known = knowledge.containers(&facts, &domain);
-        let red = SegmentId::of_name("red");
-        let [shop] = &known.containers["c1c1c1"].bindings[..] else {
-            panic!("{known:?}");
-        };
-        assert_eq!(names(shop), ["foo.weave.local", "shop.weave.local"]);
-        assert_eq!(shop.segment, Some(red.clone()));
-        assert!(known.containers["d2d2d2"].bindings.is_empty());
-        let [host] = &known.containers["weave:expose"].bindings[..] else {
-            panic!("{known:?}");
-        };
-        assert_eq!(names(host), ["host.weave.local"]);
-        // Whoever was attached is told what is on the segment, from whichever address it asks.
-        for address in ["172.17.0.3", "10.9.0.2"] {
-            let segments = &known.askers[&address.parse().unwrap()];
-            assert!(segments.contains(&red), "{address}");
+        all.into()
+    }
+
+    /// In whichever order news comes, one by one, the names are those of all of it at once, and only
+    /// what has changed is told.
+    #[tokio::test]
+    async fn increments_end_in_the_names_of_the_whole() {
+        let mut at_once = names_of(&joined(), &attached());
+        learn(&mut at_once).await;
+        let mut expected = BTreeMap::new();
+        told(&mut at_once, &mut expected);
+        for order in [
+            [0, 1, 2],
+            [0, 2, 1],
+            [1, 0, 2],
+            [1, 2, 0],
+            [2, 0, 1],
+            [2, 1, 0],
+        ] {
+            let mut names = Names::new("weave.local".parse().unwrap());
+            let mut known = BTreeMap::new();
+            for news in order {
+                match news {
+                    0 => names.handle_joined(&joined()),
+                    1 => names.handle_attached(&attached()),
+                    _ => names.handle_containers(all()),
+                }
+                told(&mut names, &mut known);
+                learn(&mut names).await;
+                told(&mut names, &mut known);
+            }
+            assert_eq!(known, expected, "{order:?}");
+            assert!(names.poll_changes().is_empty());
+            // The same once more, with one container less, and all taken back.
+            names.handle_joined(&joined());
+            names.handle_attached(&attached());
+            assert!(names.poll_changes().is_empty());
+            let ended = ContainerChanges::from([("d2d2d2".to_owned(), None)]);
+            names.handle_containers(ended);
+            let changes = names.poll_changes();
+            assert_eq!(changes, [("d2d2d2".to_owned(), None)].into());
+            names.handle_joined(&JoinedEndpoints::new());
+            names.handle_attached(&AttachedEndpoints::new());
+            told(&mut names, &mut known);
+            assert!(
+                known
+                    .values()
+                    .all(|container| container.bindings.is_empty())
+            );
+            assert!(!known.contains_key("weave:expose"));
         }
+    }
+
+    /// What one change costs where many containers run: `cargo test --lib -- --ignored --nocapture`
+    /// with this test's name.
+    #[test]
+    #[ignore = "measures"]
+    fn one_change_among_fifty_thousand_containers() {
+        const CONTAINERS: u32 = 50_000;
+        let container = |number: u32| {
+            let [_, a, b, c] = number.to_be_bytes();
+            let text = format!(
+                r#"{{"Id":"{number:064x}","Names":["/c{number}"],"NetworkSettings":{{"Networks":{{
+                "web":{{"EndpointID":"{number:064x}","IPAddress":"10.{a}.{b}.{c}"}}}}}}}}"#
+            );
+            let container: Arc<Container> = serde_json::from_str(&text).unwrap();
+            (container.id.clone(), Some(container))
+        };
+        let mut joined: JoinedEndpoints = (0..CONTAINERS)
+            .map(|number| {
+                let joined = Joined {
+                    network: "n1".parse().unwrap(),
+                    segment: SegmentId::of_name("web"),
+                    sandbox: PathBuf::new(),
+                };
+                (format!("{number:064x}").parse().unwrap(), joined)
+            })
+            .collect();
+        let dir = tempfile::tempdir().unwrap();
+        let config = DnsConfig {
+            id: PeerId::from_bytes([1; 16]),
+            domain: "weave.local".parse().unwrap(),
+            ttl: 1,
+            listen: None,
+            run_dir: dir.path().to_owned(),
+        };
+        let dns = Dns::start(&config, Store::at(dir.path()), |_, _| ());
+        let mut names = Names::new(config.domain);
+        let timed = |what: &str, step: &mut dyn FnMut()| {
+            let begin = std::time::Instant::now();
+            step();
+            println!("{what}: {:?}", begin.elapsed());
+        };
+        timed("all", &mut || {
+            names.handle_joined(&joined);
+            names.handle_containers((0..CONTAINERS).map(container).collect());
+            dns.containers(names.poll_changes());
+        });
+        let one = container(4711);
+        let endpoint = one.0.parse().unwrap();
+        timed("the end of one", &mut || {
+            names.handle_containers([(one.0.clone(), None)].into());
+            dns.containers(names.poll_changes());
+        });
+        let left = joined.remove(&endpoint).unwrap();
+        timed("its endpoint left", &mut || names.handle_joined(&joined));
+        joined.insert(endpoint, left);
+        timed("its endpoint joined", &mut || names.handle_joined(&joined));
+        timed("the start of one", &mut || {
+            names.handle_containers([one.clone()].into());
+            dns.containers(names.poll_changes());
+        });
+        assert_eq!(dns.lookup(&"c4711".parse().unwrap()).len(), 1);
     }
 }
