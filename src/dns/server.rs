@@ -4,14 +4,15 @@ use std::io;
 use std::net::SocketAddr;
 use std::num::NonZero;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use hickory_proto::op::ResponseCode;
 use socket2::{Domain, Protocol, Socket, Type};
-use tokio::io::Interest;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
-use tokio::task::JoinSet;
+use tokio::runtime::Handle;
+use tokio::sync::{Notify, Semaphore};
 use tokio::time::timeout;
 
 use super::Shared;
@@ -19,10 +20,11 @@ use super::answer::{Asked, Desk, Outcome, Transport, Verdict, error_reply};
 use super::askers::{Asker, Origin};
 use super::counters::Tally;
 use super::upstream::{read_message, write_message};
-use crate::linux::udp::{RECEIVE_MANY, ReceiveBuffers, Transmit, UdpSocket};
+use crate::linux::udp::{ReceiveBuffers, Transmit, UdpSocket};
 
-/// The largest query: larger ones are cut off, and are none of DNS.
-const MAX_QUERY: usize = 4096;
+/// The largest query: larger ones are cut off, and are none of DNS. Not a whole number of pages:
+/// then queries that are received together would share few lines of a core's cache.
+const MAX_QUERY: usize = 4096 + 64;
 
 /// How long an asker may stay unknown: the Engine tells of a container within some milliseconds of
 /// its start.
@@ -46,7 +48,7 @@ const QUEUE: usize = 1 << 20;
 #[derive(Debug)]
 pub(super) struct Server {
     address: SocketAddr,
-    datagrams: Vec<DatagramSocket>,
+    datagrams: Vec<UdpSocket>,
     connections: TcpListener,
 }
 
@@ -64,7 +66,7 @@ impl Server {
         let connections = TcpListener::from_std(connections.into())?;
         let address = connections.local_addr()?;
         let threads = std::thread::available_parallelism().map_or(1, NonZero::get);
-        let datagrams = (0..threads.min(MAX_SOCKETS)).map(|_| DatagramSocket::bind(address));
+        let datagrams = (0..threads.min(MAX_SOCKETS)).map(|_| bind_datagrams(address));
         Ok(Self {
             address,
             datagrams: datagrams.collect::<io::Result<_>>()?,
@@ -79,47 +81,82 @@ impl Server {
 
     /// Serves until a socket fails.
     pub(super) async fn serve(self, shared: Arc<Shared>) {
-        let mut tasks = JoinSet::new();
+        let failed = Arc::new(Notify::new());
+        let mut threads = Vec::new();
         for socket in self.datagrams {
-            tasks.spawn(Datagrams::new(socket, Arc::clone(&shared)).serve());
+            match DatagramThread::start(socket, Arc::clone(&shared), Arc::clone(&failed)) {
+                Ok(thread) => threads.push(thread),
+                Err(error) => {
+                    tracing::warn!(%error, "no thread for DNS");
+                    return;
+                }
+            }
         }
-        tasks.spawn(serve_connections(self.connections, shared));
-        tasks.join_next().await;
+        tokio::select! {
+            () = failed.notified() => {}
+            () = serve_connections(self.connections, shared) => {}
+        }
     }
 }
 
 /// One of the sockets that share the datagrams.
-#[derive(Debug)]
-struct DatagramSocket {
-    /// Tells when something has come.
-    ready: tokio::net::UdpSocket,
-    /// The same socket, for many datagrams at a time.
-    socket: UdpSocket,
+fn bind_datagrams(address: SocketAddr) -> io::Result<UdpSocket> {
+    let socket = Socket::new(
+        Domain::for_address(address),
+        Type::DGRAM,
+        Some(Protocol::UDP),
+    )?;
+    socket.set_reuse_port(true)?;
+    // The kernel gives what it is allowed to.
+    let _ = socket.set_recv_buffer_size(QUEUE);
+    socket.bind(&address.into())?;
+    Ok(UdpSocket::of(socket))
 }
 
-impl DatagramSocket {
-    fn bind(address: SocketAddr) -> io::Result<Self> {
-        let socket = Socket::new(
-            Domain::for_address(address),
-            Type::DGRAM.nonblocking(),
-            Some(Protocol::UDP),
-        )?;
-        socket.set_reuse_port(true)?;
-        // The kernel gives what it is allowed to.
-        let _ = socket.set_recv_buffer_size(QUEUE);
-        socket.bind(&address.into())?;
+/// A thread that serves datagrams until this is dropped. It sleeps in the kernel until there are some:
+/// a runtime would wake a second thread for each that it wakes for them.
+struct DatagramThread {
+    socket: Arc<UdpSocket>,
+    stop: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl DatagramThread {
+    fn start(socket: UdpSocket, shared: Arc<Shared>, failed: Arc<Notify>) -> io::Result<Self> {
+        let socket = Arc::new(socket);
+        let stop = Arc::new(AtomicBool::new(false));
+        let mut datagrams = Datagrams::new(Arc::clone(&socket), shared);
+        let stopped = Arc::clone(&stop);
+        let thread = thread::Builder::new()
+            .name("dns".to_owned())
+            .spawn(move || {
+                datagrams.serve(&stopped);
+                failed.notify_one();
+            })?;
         Ok(Self {
-            ready: tokio::net::UdpSocket::from_std(socket.try_clone()?.into())?,
-            socket: UdpSocket::of(socket),
+            socket,
+            stop,
+            thread: Some(thread),
         })
+    }
+}
+
+impl Drop for DatagramThread {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        self.socket.wake();
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
     }
 }
 
 /// One socket for datagrams, and what serving it takes.
 struct Datagrams {
-    ready: Arc<tokio::net::UdpSocket>,
     socket: Arc<UdpSocket>,
     shared: Arc<Shared>,
+    /// Where queries wait that are not answered at once.
+    runtime: Handle,
     buffers: ReceiveBuffers,
     desk: Desk,
     replies: Vec<Transmit>,
@@ -130,11 +167,11 @@ struct Datagrams {
 }
 
 impl Datagrams {
-    fn new(socket: DatagramSocket, shared: Arc<Shared>) -> Self {
+    fn new(socket: Arc<UdpSocket>, shared: Arc<Shared>) -> Self {
         Self {
-            ready: Arc::new(socket.ready),
-            socket: Arc::new(socket.socket),
+            socket,
             shared,
+            runtime: Handle::current(),
             buffers: ReceiveBuffers::of(MAX_QUERY),
             desk: Desk::new(rand::random()),
             replies: Vec::new(),
@@ -144,26 +181,23 @@ impl Datagrams {
         }
     }
 
-    async fn serve(mut self) {
-        let ready = Arc::clone(&self.ready);
+    fn serve(&mut self, stopped: &AtomicBool) {
         loop {
-            if let Err(error) = ready.readable().await {
-                tracing::debug!(%error, "a DNS socket failed");
+            let received = self.socket.wait(&mut self.buffers);
+            if stopped.load(Ordering::Relaxed) {
                 return;
             }
-            // What comes after this makes the socket ready again: asking for more would be a system
-            // call for nothing.
-            let taken = ready.try_io(Interest::READABLE, || {
-                let count = self.socket.receive(&mut self.buffers)?;
-                self.answer(count);
-                match count < RECEIVE_MANY {
-                    true => Err(io::ErrorKind::WouldBlock.into()),
-                    false => Ok(()),
+            match received {
+                Ok(count) => {
+                    self.answer(count);
+                    // Who asks gets its turn, and more comes together, where all cores are busy.
+                    thread::yield_now();
                 }
-            });
-            // Other errors are what the kernel tells of answers that did not arrive.
-            if !taken.is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock) {
-                tokio::task::yield_now().await;
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => {
+                    tracing::debug!(%error, "a DNS socket failed");
+                    return;
+                }
             }
         }
     }
@@ -212,7 +246,7 @@ impl Datagrams {
             let (socket, shared) = (Arc::clone(&self.socket), Arc::clone(&self.shared));
             let (received, query) = self.buffers.entry(at);
             let (from, query) = (received.from, query.to_vec());
-            tokio::spawn(async move {
+            self.runtime.spawn(async move {
                 if let Some(reply) = resolve(&shared, &query, from, Transport::Udp).await {
                     let _ = socket.send_one(from, &reply);
                 }
