@@ -46,11 +46,11 @@ impl Askers {
     ) -> bool {
         let mut changed = false;
         for (address, segments) in changes {
-            let old = match segments.clone() {
+            changed |= self.containers.get(&address) != segments.as_ref();
+            match segments {
                 Some(segments) => self.containers.insert(address, segments),
                 None => self.containers.remove(&address),
             };
-            changed |= old != segments;
         }
         changed
     }

@@ -51,7 +51,7 @@ const LOOK: Duration = Duration::from_secs(2);
 /// The pause before an address that could not be served is tried again.
 const RETRY: Duration = Duration::from_millis(500);
 
-/// How many of the mesh's news are taken in before queries are answered again.
+/// How much news, of the mesh or of this host, is taken in before queries are answered again.
 const BATCH: usize = 512;
 
 /// Where a container with this host name is to look for short names: below the domain, neighbours
@@ -132,11 +132,16 @@ pub struct Dns {
 /// What tells the other peers.
 type Publish = Box<dyn Fn(Key, Option<Bytes>) + Send>;
 
+/// What this host says. It is told in the order in which it changes.
+struct Here {
+    local: Local,
+    publish: Publish,
+}
+
 /// What handle and sockets share.
 struct Shared {
     zone: RwLock<Zone>,
-    local: Mutex<Local>,
-    publish: Mutex<Publish>,
+    here: Mutex<Here>,
     upstreams: Upstreams,
     counters: Counters,
     listening: Mutex<Result<SocketAddr, String>>,
@@ -160,8 +165,10 @@ impl Dns {
         let table = Table::new(config.id, rand::random(), &config.domain);
         let shared = Shared {
             zone: RwLock::new(Zone::new(config.domain.clone(), config.ttl, table)),
-            local: Mutex::new(Local::load(store)),
-            publish: Mutex::new(Box::new(publish)),
+            here: Mutex::new(Here {
+                local: Local::load(store),
+                publish: Box::new(publish),
+            }),
             upstreams: Upstreams::default(),
             counters: Counters::default(),
             listening: Mutex::new(Err("not started".to_owned())),
@@ -219,11 +226,21 @@ impl Dns {
 
     /// Tells what has become of containers of this host: at first, which run.
     pub fn containers(&self, changes: LocalChanges) {
-        let mut local = self.shared.local();
-        let news = local.handle_containers(changes);
-        let askers_changed = !news.askers.is_empty();
-        self.tell(news);
-        drop(local);
+        let mut here = self.shared.here();
+        let mut changes = changes.into_iter().peekable();
+        let mut askers_changed = false;
+        loop {
+            let news = here
+                .local
+                .handle_containers(changes.by_ref().take(BATCH).collect());
+            askers_changed |= !news.askers.is_empty();
+            let complete = changes.peek().is_none();
+            self.tell(&here, news, complete);
+            if complete {
+                break;
+            }
+        }
+        drop(here);
         if askers_changed {
             self.look_at_interfaces();
         }
@@ -250,14 +267,14 @@ impl Dns {
 
     /// The containers that have added names and do not run.
     pub fn absent(&self) -> Vec<String> {
-        self.shared.local().absent()
+        self.shared.here().local.absent()
     }
 
     /// A container is gone for good, and its added names with it.
     pub fn forget_container(&self, id: &str) -> Result<(), DnsError> {
-        let mut local = self.shared.local();
-        if let Some(news) = local.handle_removed(id)? {
-            self.tell(news);
+        let mut here = self.shared.here();
+        if let Some(news) = here.local.handle_removed(id)? {
+            self.tell(&here, news, true);
         }
         Ok(())
     }
@@ -318,29 +335,28 @@ impl Dns {
         change: impl FnOnce(&mut Local, &DnsName, NameRequest) -> Result<Option<LocalNews>, DnsError>,
     ) -> Result<(), DnsError> {
         let domain = self.shared.read(|zone| zone.domain.clone());
-        let mut local = self.shared.local();
-        if let Some(news) = change(&mut local, &domain, request)? {
-            self.tell(news);
+        let mut here = self.shared.here();
+        if let Some(news) = change(&mut here.local, &domain, request)? {
+            self.tell(&here, news, true);
         }
         Ok(())
     }
 
-    /// Tells everybody what has changed here. Whoever calls has the lock of what is local, so that
-    /// it is told in the order in which it changes.
-    fn tell(&self, news: LocalNews) {
-        let publish = self.shared.publish.lock();
-        let publish = publish.unwrap_or_else(PoisonError::into_inner);
+    /// Tells everybody what has changed here; with that, all is told if it is `complete`.
+    fn tell(&self, here: &Here, news: LocalNews, complete: bool) {
         let mut published = Vec::new();
         let changed = self.shared.write(|zone| {
             let mut changed = zone.askers.handle_containers(news.askers);
             changed |= zone.table.handle_registrations(news.registrations);
+            if complete {
+                zone.table.handle_complete();
+            }
             published.extend(std::iter::from_fn(|| zone.table.poll_publish()));
             changed
         });
         for (key, value) in published {
-            publish(key, value);
+            (here.publish)(key, value);
         }
-        drop(publish);
         if changed {
             self.shared.changes.send_replace(());
         }
@@ -359,10 +375,8 @@ impl Dns {
     /// Looks at what the host has changed without telling.
     fn look(&self, run_dir: &Path) {
         self.look_at_interfaces();
-        let listening = self.shared.listening.lock();
-        let listening = listening.unwrap_or_else(PoisonError::into_inner).clone();
         if let Some(text) = host::resolv_conf(run_dir) {
-            let servers = upstream::servers(&text, listening.ok());
+            let servers = upstream::servers(&text, self.listening().ok());
             self.shared.upstreams.set(servers);
         }
     }
@@ -397,8 +411,8 @@ impl Shared {
         change(&mut self.zone.write().unwrap_or_else(PoisonError::into_inner))
     }
 
-    fn local(&self) -> MutexGuard<'_, Local> {
-        self.local.lock().unwrap_or_else(PoisonError::into_inner)
+    fn here(&self) -> MutexGuard<'_, Here> {
+        self.here.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -46,6 +46,8 @@ struct Peer {
 pub(super) struct Table {
     own: PeerId,
     generation: u64,
+    /// Whether the others are told which generation counts.
+    complete: bool,
     peers: BTreeMap<PeerId, Peer>,
     /// How many labels the domain of all names has.
     depth: usize,
@@ -64,11 +66,13 @@ impl Table {
     pub(super) fn new(own: PeerId, generation: u64, domain: &DnsName) -> Self {
         let here = Peer {
             reachable: true,
-            ..Peer::default()
+            generation: Some(generation),
+            records: BTreeMap::new(),
         };
         Self {
             own,
             generation,
+            complete: false,
             peers: BTreeMap::from([(own, here)]),
             depth: domain.labels().count(),
             names: HashMap::new(),
@@ -78,16 +82,13 @@ impl Table {
         }
     }
 
-    /// What has become of registrations of this host, by origin; the first time, all of them.
-    /// Returns whether anything changed.
+    /// What has become of registrations of this host, by origin. Returns whether anything changed.
     pub(super) fn handle_registrations(
         &mut self,
         changes: BTreeMap<String, Option<Registration>>,
     ) -> bool {
         let generation = self.generation;
-        let here = self.peers.entry(self.own).or_default();
-        let first = here.generation.replace(generation).is_none();
-        let mut changed = first;
+        let mut changed = false;
         for (origin, registration) in changes {
             let key = NameRecord::key(&origin);
             let record = registration.map(|registration| {
@@ -106,12 +107,16 @@ impl Table {
                 changed = true;
             }
         }
-        if first {
-            // Last, so that the others have all records when they take over to this generation.
-            let value = encode_generation(generation);
+        changed
+    }
+
+    /// All registrations of this host are told. The others hear of it when they have all records: then
+    /// those of an earlier generation end.
+    pub(super) fn handle_complete(&mut self) {
+        if !std::mem::replace(&mut self.complete, true) {
+            let value = encode_generation(self.generation);
             self.outbox.push_back((generation_key(), Some(value)));
         }
-        changed
     }
 
     /// News from the mesh. Returns whether answers may have changed.

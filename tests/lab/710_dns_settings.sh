@@ -40,11 +40,11 @@ run 2 far web --hostname far.sub.my.test
 run 2 near web
 assert_contains "$(weave 1 dns-args -h x.sub.my.test)" "--dns-search=sub.my.test --dns-search=my.test"
 # shellcheck disable=SC2046
-run 1 x web $(weave 1 dns-args -h x.sub.my.test)
+run 1 x1 web $(weave 1 dns-args -h x.sub.my.test)
 # shellcheck disable=SC2046
-run 1 y web $(weave 1 dns-args --dns-search sub.my.test)
-for container in x y; do wait_for 3 says "$(address 2 far web)" resolves 1 $container far; done
-wait_for 3 says "$(address 2 near web)" resolves 1 x near
+run 1 x2 web $(weave 1 dns-args --dns-search sub.my.test)
+for container in x1 x2; do wait_for 3 says "$(address 2 far web)" resolves 1 $container far; done
+wait_for 3 says "$(address 2 near web)" resolves 1 x1 near
 
 # Its first server was silent, which is counted.
 failures() { on 1 curl -sf http://127.0.0.1:6782/metrics | grep "^weave_dns_upstream_failures_total{server=\"$1:53\"}"; }

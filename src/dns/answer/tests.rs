@@ -173,6 +173,7 @@ fn local_addresses_come_first_and_all_in_random_order() {
         bindings: vec![binding(None, "many.weave.local", &["10.8.0.1", "10.8.0.2"])],
     };
     other.handle_registrations(BTreeMap::from([("c2".to_owned(), Some(remote))]));
+    other.handle_complete();
     while let Some((key, value)) = other.poll_publish() {
         let owner = PeerId::from_bytes([2; 16]);
         let event = crate::mesh::MeshEvent::Record { owner, key, value };

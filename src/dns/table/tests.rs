@@ -41,6 +41,7 @@ fn found(table: &Table, name: &str, asker: Asker<'_>) -> Option<BTreeSet<(IpAddr
 /// Carries what one table publishes to another.
 fn carry(from: &mut Table, to: &mut Table) {
     let owner = from.own;
+    from.handle_complete();
     while let Some((key, value)) = from.poll_publish() {
         to.handle_mesh_event(MeshEvent::Record { owner, key, value });
     }
@@ -130,6 +131,7 @@ fn a_restarted_peer_s_former_names_end_when_it_has_told_the_new_ones() {
     let mut again = table(peer(1), 11);
     register(&mut again, "new", 2);
     let there = |table: &Table, name| found(table, name, Asker::Host).is_some();
+    again.handle_complete();
     let mut published = Vec::new();
     while let Some((key, value)) = again.poll_publish() {
         published.push((key, value));
@@ -275,6 +277,7 @@ proptest! {
             for who in 0..3_u8 {
                 let index = usize::from(who);
                 tables[index].handle_registrations(std::mem::take(&mut changes[index]));
+                tables[index].handle_complete();
                 while let Some((key, value)) = tables[index].poll_publish() {
                     kept[index].insert(key, value);
                 }
