@@ -139,19 +139,23 @@ enum Answer {
     Gateway(Network),
 }
 
-/// `None` when the Engine knows of no such thing.
+/// `None` when the Engine knows of no such container.
 async fn ask(engine: &Engine, question: &Question) -> Result<Option<Answer>, EngineError> {
     let answer = match question {
         Question::Container(id) => engine.container(id).await.map(Answer::Container),
-        Question::Gateway => match GATEWAY_BRIDGE.parse() {
-            Ok(bridge) => engine.network(&bridge).await.map(Answer::Gateway),
-            Err(_) => return Ok(None),
-        },
+        Question::Gateway => engine
+            .network_called(GATEWAY_BRIDGE)
+            .await
+            .map(Answer::Gateway),
     };
-    match answer {
-        Ok(answer) => Ok(Some(answer)),
-        Err(error) if error.is_not_found() => Ok(None),
-        Err(error) => Err(error),
+    match (question, answer) {
+        (_, Ok(answer)) => Ok(Some(answer)),
+        // Nobody is on a bridge that is not there.
+        (Question::Gateway, Err(error)) if error.is_not_found() => {
+            Ok(Some(Answer::Gateway(Network::default())))
+        }
+        (Question::Container(_), Err(error)) if error.is_not_found() => Ok(None),
+        (_, Err(error)) => Err(error),
     }
 }
 
