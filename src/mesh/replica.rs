@@ -577,6 +577,17 @@ mod tests {
         of_owner.map(|(_, k, v)| (k.clone(), v.clone())).collect()
     }
 
+    /// Both orders hold what the records are.
+    fn is_in_order(replica: &Replica) -> bool {
+        replica.owners.values().all(|owner| {
+            let all = owner.records.iter();
+            let all: BTreeSet<_> = all.map(|(key, r)| (r.version, key.clone())).collect();
+            let gone = owner.records.iter().filter(|(_, r)| r.value.is_none());
+            let gone: BTreeSet<_> = gone.map(|(key, r)| (r.version, key.clone())).collect();
+            owner.order == all && owner.gone == gone
+        })
+    }
+
     fn catch_up(from: &Replica, to: &mut Replica, now: Instant) {
         for delta in from.deltas(OWNER, to.position(OWNER)) {
             assert!(matches!(to.apply(delta, now), Applied::News { .. }));
@@ -755,7 +766,9 @@ mod tests {
                 prop_assert_eq!(replica.position(OWNER), owner.position(OWNER));
                 replica.drop_leftovers(now + LEFTOVERS_STAY);
                 prop_assert_eq!(view(replica), view(&owner));
+                prop_assert!(is_in_order(replica));
             }
+            prop_assert!(is_in_order(&owner));
         }
 
         #[test]
