@@ -24,7 +24,7 @@ use std::time::Instant;
 
 use bytes::Bytes;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::{Mutex, watch};
+use tokio::sync::{Mutex, mpsc, watch};
 use tokio::task::JoinSet;
 
 use crate::config::{HostAddress, Mtu, Paths, Rejected, Scope as ScopeSetting, Settings};
@@ -247,7 +247,8 @@ pub async fn run(
         mesh.clone(),
     ));
     let (told, running) = watch::channel(None);
-    tasks.spawn(containers::watch(engine.clone(), told));
+    let (told_changes, changes) = mpsc::unbounded_channel();
+    tasks.spawn(containers::watch(engine.clone(), told, told_changes));
     tasks.spawn(tasks::name_endpoints(
         running.clone(),
         attachments.endpoints(),
@@ -272,7 +273,7 @@ pub async fn run(
         tasks.spawn(dns::forget_containers(dns.clone(), engine.clone()));
         let sources = names::Sources {
             engine: engine.clone(),
-            running: running.clone(),
+            changes,
             joined: networks.joined(),
             attached,
         };

@@ -296,11 +296,12 @@ fn key_of(name: &Name, key: &mut String) {
         if !key.is_empty() {
             key.push('.');
         }
-        key.extend(label.iter().map(|byte| match byte {
-            b'.' | 0x80.. => '\u{fffd}',
-            byte => char::from(byte.to_ascii_lowercase()),
-        }));
+        match str::from_utf8(label) {
+            Ok(label) if label.is_ascii() && !label.contains('.') => key.push_str(label),
+            _ => key.push(char::REPLACEMENT_CHARACTER),
+        }
     }
+    key.make_ascii_lowercase();
 }
 
 fn refuse(query: &[u8], misunderstood: Misunderstood, desk: &mut Desk) -> Verdict {

@@ -39,6 +39,22 @@ pub(super) struct Askers {
 }
 
 impl Askers {
+    /// What has become of the containers' addresses. Returns whether anything changed.
+    pub(super) fn handle_containers(
+        &mut self,
+        changes: BTreeMap<IpAddr, Option<BTreeSet<SegmentId>>>,
+    ) -> bool {
+        let mut changed = false;
+        for (address, segments) in changes {
+            changed |= self.containers.get(&address) != segments.as_ref();
+            match segments {
+                Some(segments) => self.containers.insert(address, segments),
+                None => self.containers.remove(&address),
+            };
+        }
+        changed
+    }
+
     /// Who has this address.
     pub(super) fn origin(&self, source: IpAddr) -> Origin<'_> {
         let source = source.to_canonical();

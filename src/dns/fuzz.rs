@@ -61,7 +61,7 @@ fn zone() -> Zone {
     // The text is a name.
     let domain = "weave.local".parse().expect("a domain");
     let mut table = Table::new(PeerId::from_bytes([1; 16]), 1, &domain);
-    table.handle_registrations(BTreeMap::from([("c".to_owned(), registration)]));
+    table.handle_registrations(BTreeMap::from([("c".to_owned(), Some(registration))]));
     let mut zone = Zone::new(domain, 1, table);
     zone.askers.own = [HOST.into()].into();
     zone.askers.containers = BTreeMap::from([(CONTAINER.into(), BTreeSet::from([segment]))]);

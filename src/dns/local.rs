@@ -6,9 +6,9 @@ use std::net::IpAddr;
 use serde::{Deserialize, Serialize};
 
 use super::record::{Binding, Registration};
-use super::{AskerAddresses, DnsError, NameRequest, within};
-use crate::store::{Store, StoreError};
-use crate::types::DnsName;
+use super::{DnsError, NameRequest, within};
+use crate::store::Store;
+use crate::types::{DnsName, SegmentId};
 
 /// The document with what operators have added.
 const DOCUMENT: &str = "names";
@@ -19,23 +19,21 @@ const SHORT_ID: usize = 12;
 /// Longest name that can be added: it is part of the name of a record.
 const MAX_ADDED: usize = 230;
 
-/// A container that runs on this host.
+/// A container that runs on this host, or this host itself.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct LocalContainer {
     /// Its name, as Docker has it.
     pub name: String,
     /// What it is called on our networks.
     pub bindings: Vec<Binding>,
+    /// Its addresses on all networks: those that its queries come from.
+    pub asks_from: BTreeSet<IpAddr>,
+    /// The segments that it is on.
+    pub segments: BTreeSet<SegmentId>,
 }
 
-/// All containers that run on this host, by identifier.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct LocalContainers {
-    /// The containers.
-    pub containers: BTreeMap<String, LocalContainer>,
-    /// Their addresses on all networks, with the segments that they are on.
-    pub askers: AskerAddresses,
-}
+/// What has become of containers, by identifier: of those that have ended nothing is left.
+pub type LocalChanges = BTreeMap<String, Option<LocalContainer>>;
 
 /// What an operator has added.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -47,11 +45,24 @@ pub(super) struct ManualEntry {
     addresses: BTreeSet<IpAddr>,
 }
 
+/// What a change of local names is to the rest of weaveDNS.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct LocalNews {
+    /// What has become of registrations, by origin.
+    pub(super) registrations: BTreeMap<String, Option<Registration>>,
+    /// What has become of the addresses of askers: the segments that they are on.
+    pub(super) askers: BTreeMap<IpAddr, Option<BTreeSet<SegmentId>>>,
+}
+
 /// The names of this host.
 #[derive(Debug)]
 pub(super) struct Local {
     store: Store,
-    containers: Option<LocalContainers>,
+    /// Whether the Engine has told anything yet.
+    known: bool,
+    containers: BTreeMap<String, LocalContainer>,
+    /// Which containers have which addresses.
+    holders: BTreeMap<IpAddr, BTreeSet<String>>,
     manual: Vec<ManualEntry>,
 }
 
@@ -64,46 +75,69 @@ impl Local {
         });
         Self {
             store,
-            containers: None,
+            known: false,
+            containers: BTreeMap::new(),
+            holders: BTreeMap::new(),
             manual: manual.unwrap_or_default(),
         }
     }
 
-    pub(super) fn set_containers(&mut self, containers: LocalContainers) {
-        self.containers = Some(containers);
+    /// What has become of containers; the first time, all that run.
+    pub(super) fn handle_containers(&mut self, changes: LocalChanges) -> LocalNews {
+        let mut news = LocalNews::default();
+        if !std::mem::replace(&mut self.known, true) {
+            let of_nobody = self.registrations_of(None);
+            let of_nobody = of_nobody.map(|(origin, new)| (origin, Some(new)));
+            news.registrations.extend(of_nobody);
+        }
+        for (id, container) in changes {
+            self.note_registrations(Some(&id), &mut news, |local, news| {
+                local.set_container(&id, container, news);
+            });
+        }
+        news
     }
 
-    /// All that is to be registered, by origin; `None` until the containers are known.
-    pub(super) fn registrations(&self) -> Option<BTreeMap<String, Registration>> {
-        let known = self.containers.as_ref()?;
-        let named = known
-            .containers
-            .iter()
-            .filter(|(_, c)| !c.bindings.is_empty());
-        let of_containers = named.map(|(id, container)| {
-            let registration = Registration {
-                container: Some(container.name.clone()),
-                bindings: container.bindings.clone(),
-            };
-            (short(id).to_owned(), registration)
-        });
-        let of_operators = self.manual.iter().filter_map(|entry| {
-            let container = match &entry.container {
-                Some(id) => Some(known.containers.get(id)?),
-                None => None,
-            };
-            let id = entry.container.as_deref().unwrap_or_default();
-            let origin = format!("{}+{}", short(id), entry.name);
-            let registration = Registration {
-                container: container.map(|container| container.name.clone()),
-                bindings: entry.bindings(container),
-            };
-            Some((origin, registration))
-        });
-        Some(of_containers.chain(of_operators).collect())
+    /// Gives addresses a name.
+    pub(super) fn handle_add(
+        &mut self,
+        domain: &DnsName,
+        request: NameRequest,
+    ) -> Result<Option<LocalNews>, DnsError> {
+        let holder = self.id_of(request.container.as_deref())?;
+        let manual = self.with(domain, request)?;
+        self.save(holder.as_deref(), manual)
     }
 
-    pub(super) fn add(&mut self, domain: &DnsName, request: NameRequest) -> Result<(), DnsError> {
+    /// Takes back what [`handle_add`](Self::handle_add) did.
+    pub(super) fn handle_remove(
+        &mut self,
+        domain: &DnsName,
+        request: NameRequest,
+    ) -> Result<Option<LocalNews>, DnsError> {
+        let holder = self.id_of(request.container.as_deref())?;
+        let manual = self.without(domain, request)?;
+        self.save(holder.as_deref(), manual)
+    }
+
+    /// The containers that have added names and do not run.
+    pub(super) fn absent(&self) -> Vec<String> {
+        let ids = self.manual.iter();
+        let ids = ids.filter_map(|entry| entry.container.as_ref());
+        let absent: BTreeSet<_> = ids
+            .filter(|id| self.known && !self.containers.contains_key(*id))
+            .collect();
+        absent.into_iter().cloned().collect()
+    }
+
+    /// A container is gone for good.
+    pub(super) fn handle_removed(&mut self, id: &str) -> Result<Option<LocalNews>, DnsError> {
+        let kept = self.manual.iter();
+        let kept = kept.filter(|entry| entry.container.as_deref() != Some(id));
+        self.save(Some(id), kept.cloned().collect())
+    }
+
+    fn with(&self, domain: &DnsName, request: NameRequest) -> Result<Vec<ManualEntry>, DnsError> {
         let container = self.find(request.container.as_deref())?;
         let name = match (&request.name, &container) {
             (Some(name), _) => within(domain, name)?,
@@ -139,14 +173,14 @@ impl Local {
                 addresses: request.addresses,
             }),
         }
-        self.save(manual)
+        Ok(manual)
     }
 
-    pub(super) fn remove(
-        &mut self,
+    fn without(
+        &self,
         domain: &DnsName,
         request: NameRequest,
-    ) -> Result<(), DnsError> {
+    ) -> Result<Vec<ManualEntry>, DnsError> {
         let container = self.find(request.container.as_deref())?;
         let id = container.map(|(id, _)| id.to_owned());
         if id.is_none() && request.name.is_none() {
@@ -171,40 +205,112 @@ impl Local {
         if kept == self.manual {
             return Err(DnsError::NothingToRemove);
         }
-        self.save(kept)
+        Ok(kept)
     }
 
-    /// The containers that have added names and do not run.
-    pub(super) fn absent(&self) -> Vec<String> {
-        let Some(known) = &self.containers else {
-            return Vec::new();
-        };
-        let ids = self
+    /// `None` before the Engine has told anything: what an earlier life has said stays until then.
+    fn save(
+        &mut self,
+        id: Option<&str>,
+        manual: Vec<ManualEntry>,
+    ) -> Result<Option<LocalNews>, DnsError> {
+        self.store.save(DOCUMENT, &manual)?;
+        let mut news = LocalNews::default();
+        self.note_registrations(id, &mut news, |local, _| local.manual = manual);
+        Ok(self.known.then_some(news))
+    }
+
+    /// Adds to `news` what a change of this container, or of nobody's, does to registrations.
+    fn note_registrations(
+        &mut self,
+        id: Option<&str>,
+        news: &mut LocalNews,
+        change: impl FnOnce(&mut Self, &mut LocalNews),
+    ) {
+        let before: Vec<String> = self
+            .registrations_of(id)
+            .map(|(origin, _)| origin)
+            .collect();
+        change(self, news);
+        let gone = before.into_iter().map(|origin| (origin, None));
+        news.registrations.extend(gone);
+        let now = self.registrations_of(id);
+        let now = now.map(|(origin, registration)| (origin, Some(registration)));
+        news.registrations.extend(now);
+    }
+
+    /// What is registered for a container, or for nobody, by origin.
+    fn registrations_of(&self, id: Option<&str>) -> impl Iterator<Item = (String, Registration)> {
+        let container = id.and_then(|id| self.containers.get(id));
+        let there = id.is_none() || container.is_some();
+        let short = short(id.unwrap_or_default());
+        let name = container.map(|container| container.name.clone());
+        let named = container.filter(|container| !container.bindings.is_empty());
+        let of_container = named.map(|container| container.bindings.clone());
+        let of_container = of_container.map(|bindings| (short.to_owned(), bindings));
+        let manual = self
             .manual
             .iter()
-            .filter_map(|entry| entry.container.as_ref());
-        let absent: BTreeSet<_> = ids
-            .filter(|id| !known.containers.contains_key(*id))
-            .collect();
-        absent.into_iter().cloned().collect()
+            .filter(move |entry| there && entry.container.as_deref() == id);
+        let of_operators = manual.map(move |entry| {
+            let origin = format!("{short}+{}", entry.name);
+            (origin, entry.bindings(container))
+        });
+        of_container
+            .into_iter()
+            .chain(of_operators)
+            .map(move |(origin, bindings)| {
+                let container = name.clone();
+                (
+                    origin,
+                    Registration {
+                        container,
+                        bindings,
+                    },
+                )
+            })
     }
 
-    /// A container is gone for good.
-    pub(super) fn forget(&mut self, id: &str) -> Result<(), StoreError> {
-        let kept = self.manual.iter();
-        let kept: Vec<_> = kept
-            .filter(|entry| entry.container.as_deref() != Some(id))
-            .cloned()
-            .collect();
-        self.store.save(DOCUMENT, &kept)?;
-        self.manual = kept;
-        Ok(())
+    fn set_container(&mut self, id: &str, new: Option<LocalContainer>, news: &mut LocalNews) {
+        let old = match new {
+            Some(new) => self.containers.insert(id.to_owned(), new),
+            None => self.containers.remove(id),
+        };
+        let new = self.containers.get(id);
+        if let (Some(old), Some(new)) = (&old, new)
+            && (&old.asks_from, &old.segments) == (&new.asks_from, &new.segments)
+        {
+            return;
+        }
+        for address in old.iter().flat_map(|old| &old.asks_from) {
+            if let Some(holders) = self.holders.get_mut(address) {
+                holders.remove(id);
+            }
+            news.askers.insert(*address, None);
+        }
+        for address in new.into_iter().flat_map(|new| &new.asks_from) {
+            let holders = self.holders.entry(*address).or_default();
+            holders.insert(id.to_owned());
+        }
+        let touched = old.iter().chain(new).flat_map(|c| &c.asks_from);
+        for address in touched {
+            let Some(holders) = self.holders.get(address) else {
+                continue;
+            };
+            if holders.is_empty() {
+                self.holders.remove(address);
+                continue;
+            }
+            let segments = holders.iter().filter_map(|id| self.containers.get(id));
+            let segments = segments.flat_map(|container| container.segments.iter().cloned());
+            news.askers.insert(*address, Some(segments.collect()));
+        }
     }
 
-    fn save(&mut self, manual: Vec<ManualEntry>) -> Result<(), DnsError> {
-        self.store.save(DOCUMENT, &manual)?;
-        self.manual = manual;
-        Ok(())
+    /// The identifier of a running container.
+    fn id_of(&self, container: Option<&str>) -> Result<Option<String>, DnsError> {
+        let found = self.find(container)?;
+        Ok(found.map(|(id, _)| id.to_owned()))
     }
 
     /// The running container of this name, identifier or beginning of an identifier.
@@ -212,8 +318,7 @@ impl Local {
         let Some(wanted) = container else {
             return Ok(None);
         };
-        let known = self.containers.iter().flat_map(|known| &known.containers);
-        let mut fitting = known.filter(|(id, container)| {
+        let mut fitting = self.containers.iter().filter(|(id, container)| {
             container.name == wanted || (wanted.len() >= 4 && id.starts_with(wanted))
         });
         let found = fitting
@@ -262,126 +367,4 @@ fn short(id: &str) -> &str {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::types::SegmentId;
-
-    fn local(dir: &tempfile::TempDir) -> Local {
-        let mut local = Local::load(Store::at(dir.path()));
-        let binding = Binding {
-            segment: Some(SegmentId::of_name("web")),
-            addresses: vec![[10, 1, 0, 1].into()],
-            names: vec!["shop.weave.local".parse().unwrap()],
-        };
-        let shop = LocalContainer {
-            name: "shop".to_owned(),
-            bindings: vec![binding],
-        };
-        let plain = LocalContainer {
-            name: "plain".to_owned(),
-            bindings: vec![],
-        };
-        local.set_containers(LocalContainers {
-            containers: [("c0ffee".repeat(4), shop), ("dead".repeat(4), plain)].into(),
-            askers: AskerAddresses::new(),
-        });
-        local
-    }
-
-    fn request(name: &str, container: &str, addresses: &[[u8; 4]]) -> NameRequest {
-        NameRequest {
-            name: (!name.is_empty()).then(|| name.parse().unwrap()),
-            container: (!container.is_empty()).then(|| container.to_owned()),
-            addresses: addresses.iter().map(|a| IpAddr::from(*a)).collect(),
-        }
-    }
-
-    fn shown(local: &Local) -> Vec<String> {
-        let all = local.registrations().unwrap().into_values();
-        let bindings = all.flat_map(|registration| registration.bindings);
-        let lines = bindings.map(|b| {
-            let segment = b
-                .segment
-                .map_or_else(|| "all".to_owned(), |s| s.to_string());
-            format!("{} {:?} {segment}", b.names[0], b.addresses)
-        });
-        let mut lines: Vec<_> = lines.collect();
-        lines.sort();
-        lines
-    }
-
-    #[test]
-    fn names_are_added_and_removed_for_containers_and_for_addresses() {
-        let dir = tempfile::tempdir().unwrap();
-        let domain = "weave.local".parse().unwrap();
-        let mut local = local(&dir);
-        let own = "shop.weave.local [10.1.0.1] name:web";
-        assert_eq!(shown(&local), [own]);
-        for added in [
-            request("www", "shop", &[]),
-            request("out.weave.local", "", &[[192, 0, 2, 1]]),
-            request("out", "", &[[192, 0, 2, 2]]),
-            request("a", "c0ffeec0ffee", &[[10, 1, 0, 1], [10, 9, 0, 1]]),
-        ] {
-            local.add(&domain, added).unwrap();
-        }
-        let all = [
-            "a.weave.local [10.1.0.1] name:web",
-            "a.weave.local [10.9.0.1] all",
-            "out.weave.local [192.0.2.1] all",
-            "out.weave.local [192.0.2.2] all",
-            own,
-            "www.weave.local [10.1.0.1] name:web",
-        ];
-        assert_eq!(shown(&local), all);
-        // They are there after a restart, once the containers are known again.
-        let again = Local {
-            containers: local.containers.clone(),
-            ..Local::load(Store::at(dir.path()))
-        };
-        assert_eq!(shown(&again), all);
-        for removed in [
-            request("", "shop", &[]),
-            request("out", "", &[[192, 0, 2, 1]]),
-        ] {
-            local.remove(&domain, removed).unwrap();
-        }
-        assert_eq!(shown(&local), ["out.weave.local [192.0.2.2] all", own]);
-        local.remove(&domain, request("out", "", &[])).unwrap();
-        assert_eq!(shown(&local), [own]);
-    }
-
-    #[test]
-    fn what_makes_no_sense_is_refused() {
-        let dir = tempfile::tempdir().unwrap();
-        let domain: DnsName = "weave.local".parse().unwrap();
-        let mut local = local(&dir);
-        for wrong in [
-            request("", "", &[]),
-            request("", "", &[[192, 0, 2, 1]]),
-            request("x", "", &[]),
-            request("x", "nobody", &[]),
-            request("", "plain", &[]),
-            request("weave.local", "shop", &[]),
-        ] {
-            assert!(local.add(&domain, wrong.clone()).is_err(), "{wrong:?}");
-        }
-        assert!(local.remove(&domain, request("x", "", &[])).is_err());
-        assert!(local.remove(&domain, request("", "shop", &[])).is_err());
-    }
-
-    #[test]
-    fn added_names_go_with_their_container() {
-        let dir = tempfile::tempdir().unwrap();
-        let domain = "weave.local".parse().unwrap();
-        let mut local = local(&dir);
-        local.add(&domain, request("www", "shop", &[])).unwrap();
-        assert!(local.absent().is_empty());
-        local.set_containers(LocalContainers::default());
-        assert_eq!(shown(&local), [""; 0]);
-        let absent = local.absent();
-        assert_eq!(absent, ["c0ffee".repeat(4)]);
-        local.forget(&absent[0]).unwrap();
-        assert!(local.absent().is_empty());
-    }
-}
+mod tests;

@@ -17,7 +17,7 @@ mod status;
 mod table;
 mod upstream;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
@@ -32,8 +32,8 @@ use tokio::sync::{mpsc, watch};
 use self::answer::Zone;
 use self::askers::Asker;
 use self::counters::Counters;
-use self::local::Local;
-pub use self::local::{LocalContainer, LocalContainers};
+use self::local::{Local, LocalNews};
+pub use self::local::{LocalChanges, LocalContainer};
 pub use self::record::Binding;
 use self::server::Server;
 pub use self::status::{AnswerTimes, DnsCounters, DnsEntry, DnsOutcomes, DnsStatus};
@@ -42,7 +42,7 @@ pub use self::upstream::DNS_PORT;
 use self::upstream::Upstreams;
 use crate::mesh::{Key, MeshEvent};
 use crate::store::{Store, StoreError};
-use crate::types::{DnsName, PeerId, SegmentId};
+use crate::types::{DnsName, PeerId};
 
 /// How often the host's addresses and its DNS servers are looked at again: nobody tells of
 /// changes.
@@ -51,7 +51,7 @@ const LOOK: Duration = Duration::from_secs(2);
 /// The pause before an address that could not be served is tried again.
 const RETRY: Duration = Duration::from_millis(500);
 
-/// How many of the mesh's news are taken in before queries are answered again.
+/// How much news, of the mesh or of this host, is taken in before queries are answered again.
 const BATCH: usize = 512;
 
 /// Where a container with this host name is to look for short names: below the domain, neighbours
@@ -132,11 +132,16 @@ pub struct Dns {
 /// What tells the other peers.
 type Publish = Box<dyn Fn(Key, Option<Bytes>) + Send>;
 
+/// What this host says. It is told in the order in which it changes.
+struct Here {
+    local: Local,
+    publish: Publish,
+}
+
 /// What handle and sockets share.
 struct Shared {
     zone: RwLock<Zone>,
-    local: Mutex<Local>,
-    publish: Mutex<Publish>,
+    here: Mutex<Here>,
     upstreams: Upstreams,
     counters: Counters,
     listening: Mutex<Result<SocketAddr, String>>,
@@ -160,8 +165,10 @@ impl Dns {
         let table = Table::new(config.id, rand::random(), &config.domain);
         let shared = Shared {
             zone: RwLock::new(Zone::new(config.domain.clone(), config.ttl, table)),
-            local: Mutex::new(Local::load(store)),
-            publish: Mutex::new(Box::new(publish)),
+            here: Mutex::new(Here {
+                local: Local::load(store),
+                publish: Box::new(publish),
+            }),
             upstreams: Upstreams::default(),
             counters: Counters::default(),
             listening: Mutex::new(Err("not started".to_owned())),
@@ -217,21 +224,25 @@ impl Dns {
         }
     }
 
-    /// Tells which containers run on this host: all of them.
-    pub fn containers(&self, containers: LocalContainers) {
-        let mut local = self.shared.local();
-        let askers = containers.askers.clone();
-        local.set_containers(containers);
-        self.register(&local);
-        drop(local);
-        let changed = self.shared.write(|zone| {
-            let changed = zone.askers.containers != askers;
-            zone.askers.containers = askers;
-            changed
-        });
-        if changed {
+    /// Tells what has become of containers of this host: at first, which run.
+    pub fn containers(&self, changes: LocalChanges) {
+        let mut here = self.shared.here();
+        let mut changes = changes.into_iter().peekable();
+        let mut askers_changed = false;
+        loop {
+            let news = here
+                .local
+                .handle_containers(changes.by_ref().take(BATCH).collect());
+            askers_changed |= !news.askers.is_empty();
+            let complete = changes.peek().is_none();
+            self.tell(&here, news, complete);
+            if complete {
+                break;
+            }
+        }
+        drop(here);
+        if askers_changed {
             self.look_at_interfaces();
-            self.shared.changes.send_replace(());
         }
     }
 
@@ -245,23 +256,26 @@ impl Dns {
 
     /// Gives addresses a name.
     pub fn add(&self, request: NameRequest) -> Result<(), DnsError> {
-        self.change(request, Local::add)
+        self.change(request, Local::handle_add)
     }
 
     /// Takes back what [`add`](Self::add) did: for all addresses when none is named, for all
     /// names when none is named.
     pub fn remove(&self, request: NameRequest) -> Result<(), DnsError> {
-        self.change(request, Local::remove)
+        self.change(request, Local::handle_remove)
     }
 
     /// The containers that have added names and do not run.
     pub fn absent(&self) -> Vec<String> {
-        self.shared.local().absent()
+        self.shared.here().local.absent()
     }
 
     /// A container is gone for good, and its added names with it.
     pub fn forget_container(&self, id: &str) -> Result<(), DnsError> {
-        self.shared.local().forget(id)?;
+        let mut here = self.shared.here();
+        if let Some(news) = here.local.handle_removed(id)? {
+            self.tell(&here, news, true);
+        }
         Ok(())
     }
 
@@ -318,33 +332,31 @@ impl Dns {
     fn change(
         &self,
         request: NameRequest,
-        change: impl FnOnce(&mut Local, &DnsName, NameRequest) -> Result<(), DnsError>,
+        change: impl FnOnce(&mut Local, &DnsName, NameRequest) -> Result<Option<LocalNews>, DnsError>,
     ) -> Result<(), DnsError> {
         let domain = self.shared.read(|zone| zone.domain.clone());
-        let mut local = self.shared.local();
-        change(&mut local, &domain, request)?;
-        self.register(&local);
+        let mut here = self.shared.here();
+        if let Some(news) = change(&mut here.local, &domain, request)? {
+            self.tell(&here, news, true);
+        }
         Ok(())
     }
 
-    /// Tells everybody what is registered here, in the order in which it changes.
-    fn register(&self, local: &Local) {
-        // Before the Engine has told anything, what an earlier life has said stays.
-        let Some(registrations) = local.registrations() else {
-            return;
-        };
-        let publish = self.shared.publish.lock();
-        let publish = publish.unwrap_or_else(PoisonError::into_inner);
-        let mut news = Vec::new();
+    /// Tells everybody what has changed here; with that, all is told if it is `complete`.
+    fn tell(&self, here: &Here, news: LocalNews, complete: bool) {
+        let mut published = Vec::new();
         let changed = self.shared.write(|zone| {
-            let changed = zone.table.handle_registrations(registrations);
-            news.extend(std::iter::from_fn(|| zone.table.poll_publish()));
+            let mut changed = zone.askers.handle_containers(news.askers);
+            changed |= zone.table.handle_registrations(news.registrations);
+            if complete {
+                zone.table.handle_complete();
+            }
+            published.extend(std::iter::from_fn(|| zone.table.poll_publish()));
             changed
         });
-        for (key, value) in news {
-            publish(key, value);
+        for (key, value) in published {
+            (here.publish)(key, value);
         }
-        drop(publish);
         if changed {
             self.shared.changes.send_replace(());
         }
@@ -363,10 +375,8 @@ impl Dns {
     /// Looks at what the host has changed without telling.
     fn look(&self, run_dir: &Path) {
         self.look_at_interfaces();
-        let listening = self.shared.listening.lock();
-        let listening = listening.unwrap_or_else(PoisonError::into_inner).clone();
         if let Some(text) = host::resolv_conf(run_dir) {
-            let servers = upstream::servers(&text, listening.ok());
+            let servers = upstream::servers(&text, self.listening().ok());
             self.shared.upstreams.set(servers);
         }
     }
@@ -401,8 +411,8 @@ impl Shared {
         change(&mut self.zone.write().unwrap_or_else(PoisonError::into_inner))
     }
 
-    fn local(&self) -> MutexGuard<'_, Local> {
-        self.local.lock().unwrap_or_else(PoisonError::into_inner)
+    fn here(&self) -> MutexGuard<'_, Here> {
+        self.here.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -418,9 +428,6 @@ fn within(domain: &DnsName, name: &DnsName) -> Result<DnsName, DnsError> {
         false => name.below(domain).ok_or_else(outside),
     }
 }
-
-/// Which containers have which addresses, as askers.
-pub type AskerAddresses = BTreeMap<IpAddr, BTreeSet<SegmentId>>;
 
 #[cfg(test)]
 mod tests;

@@ -46,6 +46,8 @@ struct Peer {
 pub(super) struct Table {
     own: PeerId,
     generation: u64,
+    /// Whether the others are told which generation counts.
+    complete: bool,
     peers: BTreeMap<PeerId, Peer>,
     /// How many labels the domain of all names has.
     depth: usize,
@@ -64,11 +66,13 @@ impl Table {
     pub(super) fn new(own: PeerId, generation: u64, domain: &DnsName) -> Self {
         let here = Peer {
             reachable: true,
-            ..Peer::default()
+            generation: Some(generation),
+            records: BTreeMap::new(),
         };
         Self {
             own,
             generation,
+            complete: false,
             peers: BTreeMap::from([(own, here)]),
             depth: domain.labels().count(),
             names: HashMap::new(),
@@ -78,56 +82,41 @@ impl Table {
         }
     }
 
-    /// What this host registers: all of it, by origin. Returns whether anything changed.
+    /// What has become of registrations of this host, by origin. Returns whether anything changed.
     pub(super) fn handle_registrations(
         &mut self,
-        registrations: BTreeMap<String, Registration>,
+        changes: BTreeMap<String, Option<Registration>>,
     ) -> bool {
         let generation = self.generation;
-        let records: BTreeMap<Bytes, Stored> = registrations
-            .into_iter()
-            .map(|(origin, registration)| {
+        let mut changed = false;
+        for (origin, registration) in changes {
+            let key = NameRecord::key(&origin);
+            let record = registration.map(|registration| {
                 let record = NameRecord {
                     generation,
                     registration,
                 };
-                let value = record.encode();
-                (NameRecord::key(&origin).id, Stored { generation, value })
-            })
-            .collect();
-        let here = self.peers.entry(self.own).or_default();
-        let known = std::mem::take(&mut here.records);
-        let first = here.generation.replace(self.generation).is_none();
-        let gone: Vec<_> = known
-            .keys()
-            .filter(|id| !records.contains_key(*id))
-            .cloned()
-            .collect();
-        let new: Vec<_> = records
-            .iter()
-            .filter(|(id, record)| known.get(*id) != Some(*record))
-            .map(|(id, record)| (id.clone(), record.clone()))
-            .collect();
-        here.records = records;
-        for id in &gone {
-            self.publish(id, None);
-            if let Some(old) = known.get(id) {
-                self.remove(self.own, old);
+                Stored {
+                    generation,
+                    value: record.encode(),
+                }
+            });
+            let value = record.as_ref().map(|record| record.value.clone());
+            if self.store(self.own, key.id.clone(), record) {
+                self.outbox.push_back((key, value));
+                changed = true;
             }
         }
-        for (id, record) in &new {
-            self.publish(id, Some(record.value.clone()));
-            if let Some(old) = known.get(id) {
-                self.remove(self.own, old);
-            }
-            self.insert(self.own, record);
-        }
-        if first {
-            // Last, so that the others have all records when they take over to this generation.
+        changed
+    }
+
+    /// All registrations of this host are told. The others hear of it when they have all records: then
+    /// those of an earlier generation end.
+    pub(super) fn handle_complete(&mut self) {
+        if !std::mem::replace(&mut self.complete, true) {
             let value = encode_generation(self.generation);
             self.outbox.push_back((generation_key(), Some(value)));
         }
-        first || !gone.is_empty() || !new.is_empty()
     }
 
     /// News from the mesh. Returns whether answers may have changed.
@@ -204,11 +193,6 @@ impl Table {
             .collect()
     }
 
-    fn publish(&mut self, id: &Bytes, value: Option<Bytes>) {
-        let key = Key::new(Kind::NAME, id.clone());
-        self.outbox.push_back((key, value));
-    }
-
     fn handle_generation(&mut self, owner: PeerId, value: Option<&[u8]>) -> bool {
         let generation = value.and_then(|value| decode_generation(value).ok());
         let mut peer = self.peers.remove(&owner).unwrap_or_default();
@@ -228,10 +212,15 @@ impl Table {
 
     fn handle_record(&mut self, owner: PeerId, id: Bytes, value: Option<Bytes>) -> bool {
         // What is not understood is as good as not there.
-        let new = value.and_then(|value| {
+        let record = value.and_then(|value| {
             let generation = NameRecord::decode(&value).ok()?.generation;
             Some(Stored { generation, value })
         });
+        self.store(owner, id, record)
+    }
+
+    /// Takes a record to be, or not to be any more; returns whether that is new.
+    fn store(&mut self, owner: PeerId, id: Bytes, new: Option<Stored>) -> bool {
         let peer = self.peers.entry(owner).or_default();
         let generation = peer.generation;
         let current = |stored: &&Stored| Some(stored.generation) == generation;

@@ -64,7 +64,7 @@ fn added(name: &str, addresses: &[[u8; 4]]) -> NameRequest {
 #[tokio::test]
 async fn names_are_answered_over_datagrams_and_connections() {
     let running = start().await;
-    running.dns.containers(LocalContainers::default());
+    running.dns.containers(LocalChanges::new());
     running.dns.add(added("foo", &[[192, 0, 2, 1]])).unwrap();
     let asked = query("foo.weave.local.");
     let datagram = over_udp(running.address, &asked).await;
@@ -91,7 +91,7 @@ async fn names_are_answered_over_datagrams_and_connections() {
 async fn queries_that_come_together_are_all_answered() {
     const QUERIES: u8 = 200;
     let running = start().await;
-    running.dns.containers(LocalContainers::default());
+    running.dns.containers(LocalChanges::new());
     running.dns.add(added("foo", &[[192, 0, 2, 1]])).unwrap();
     let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
     socket.connect(running.address).await.unwrap();

@@ -5,14 +5,15 @@ mod view;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use ipnet::IpNet;
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, sleep_until};
 
-use self::view::{Signalled, View};
+use self::view::{Signalled, View, Wanted};
 use super::engine::{Container, Engine, EngineError, IpamConfig, Network, Service};
 use crate::ipam::{AddressSpace, InUse};
 use crate::types::EndpointId;
@@ -24,10 +25,13 @@ const RETRY: Duration = Duration::from_secs(1);
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Running {
     /// All containers that run.
-    pub containers: Vec<Container>,
+    pub containers: Vec<Arc<Container>>,
     /// The identifiers of those that were told to stop.
     pub stopping: BTreeSet<String>,
 }
+
+/// What has become of containers, by identifier; of those that have ended nothing is left.
+pub type ContainerChanges = BTreeMap<String, Option<Arc<Container>>>;
 
 impl Running {
     /// The containers' names by their endpoints.
@@ -111,13 +115,17 @@ fn bare(address: &str) -> &str {
 }
 
 /// Tells for ever what runs, whenever a container has started, was told to stop, has ended, or has
-/// become healthy or unhealthy.
+/// become healthy or unhealthy; and what has changed by that: at first, all that runs.
 ///
 /// Nothing is told while the Engine does not answer: what it said last may still be so.
-pub async fn watch(engine: Engine, told: watch::Sender<Option<Running>>) {
+pub async fn watch(
+    engine: Engine,
+    told: watch::Sender<Option<Running>>,
+    changes: mpsc::UnboundedSender<ContainerChanges>,
+) {
     let mut view = View::new(Instant::now());
     loop {
-        match follow(&engine, &mut view, &told).await {
+        match follow(&engine, &mut view, &told, &changes).await {
             Ok(()) if told.is_closed() => return,
             Ok(()) => tracing::debug!("the engine has ended its events"),
             Err(error) => tracing::debug!(%error, "containers are not known"),
@@ -136,6 +144,7 @@ async fn follow(
     engine: &Engine,
     view: &mut View,
     told: &watch::Sender<Option<Running>>,
+    changes: &mpsc::UnboundedSender<ContainerChanges>,
 ) -> Result<(), EngineError> {
     // Listening before asking leaves no gap between the two.
     let mut events = engine.events(&["container", "network"]).await?;
@@ -153,9 +162,14 @@ async fn follow(
         tokio::select! {
             () = told.closed() => return Ok(()),
             () = sleep => {
-                view.handle_asked(Instant::now());
+                let wanted = view.handle_asked(Instant::now());
                 let engine = engine.clone();
-                answers.spawn(async move { Answer::List(engine.containers().await) });
+                answers.spawn(async move {
+                    Answer::List(match wanted {
+                        Wanted::All => engine.containers().await,
+                        Wanted::Named(ids) => engine.containers_among(&ids).await,
+                    })
+                });
             }
             event = events.next() => {
                 let Some(event) = event? else {
@@ -176,8 +190,10 @@ async fn follow(
                 Err(_) => return Ok(()),
             },
         }
-        if let Some(running) = view.poll_running() {
-            told.send_replace(Some(running));
+        if let Some(changed) = view.poll_changes() {
+            // Without weaveDNS nobody asks for them.
+            let _ = changes.send(changed);
+            told.send_replace(Some(view.running()));
         }
     }
 }
@@ -194,7 +210,6 @@ async fn stops(engine: &Engine, signalled: &Signalled) -> bool {
 mod tests {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::net::{UnixListener, UnixStream};
-    use tokio::sync::mpsc;
 
     use super::*;
     use crate::docker::engine::tests::FakeEngine;
@@ -307,7 +322,7 @@ mod tests {
     async fn events_are_heard_while_the_engine_makes_its_list() {
         let (engine, _dir, mut questions) = asked_engine();
         let (told, mut heard) = watch::channel(None);
-        let task = tokio::spawn(watch(engine, told));
+        let task = tokio::spawn(watch(engine, told, mpsc::unbounded_channel().0));
         let (path, mut events) = questions.recv().await.unwrap();
         assert!(path.starts_with("/events"), "{path}");
         answer(&mut events, "").await;
@@ -315,10 +330,11 @@ mod tests {
         assert!(path.starts_with("/containers/json"), "{path}");
         answer(&mut list, r#"[{"Id":"a"},{"Id":"b"}]"#).await;
         drop(list);
-        let start = r#"{"Type":"container","Action":"start","Actor":{"ID":"b"}}"#;
+        let start = r#"{"Type":"container","Action":"start","Actor":{"ID":"c"}}"#;
         let line = format!("{start}\n");
         events.write_all(line.as_bytes()).await.unwrap();
-        let (_, mut list) = questions.recv().await.unwrap();
+        let (path, mut list) = questions.recv().await.unwrap();
+        assert!(path.contains("filters=%7B%22id%22%3A%5B%22c%22"), "{path}");
         let kill = r#"{"Type":"container","Action":"kill","Actor":{"ID":"a","Attributes":{"signal":"15"}}}"#;
         let line = format!("{kill}\n");
         events.write_all(line.as_bytes()).await.unwrap();
@@ -331,7 +347,7 @@ mod tests {
             .await
             .unwrap();
         // The list that comes late takes nothing back.
-        answer(&mut list, r#"[{"Id":"a"},{"Id":"c"}]"#).await;
+        answer(&mut list, r#"[{"Id":"c"}]"#).await;
         drop(list);
         let lists = |running: &Option<Running>, id: &str| {
             let running = running.as_ref();

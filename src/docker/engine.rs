@@ -6,6 +6,7 @@
 mod model;
 mod own;
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -166,6 +167,17 @@ impl Engine {
     /// The running containers and where they are attached.
     pub async fn containers(&self) -> Result<Vec<Container>, EngineError> {
         self.get("/containers/json").await
+    }
+
+    /// Those of the running containers that have these identifiers.
+    pub async fn containers_among(
+        &self,
+        ids: &BTreeSet<String>,
+    ) -> Result<Vec<Container>, EngineError> {
+        let ids: Vec<&str> = ids.iter().map(String::as_str).collect();
+        let filter = filters("id", &ids);
+        self.get(&format!("/containers/json?filters={filter}"))
+            .await
     }
 
     /// One container, by name or identifier.

@@ -7,7 +7,7 @@
 
 use std::io;
 use std::mem::{self, MaybeUninit};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, SocketAddrV4, SocketAddrV6};
 use std::ops::Range;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 use std::ptr;
@@ -28,7 +28,7 @@ const RECEIVE_BUFFER: usize = 64 * 1024;
 /// Receive buffers when the kernel aggregates: what stays in a core's cache.
 const RECEIVE_FEW: usize = 4;
 /// Receive buffers when it does not, and so the most that one call takes.
-pub const RECEIVE_MANY: usize = 32;
+const RECEIVE_MANY: usize = 32;
 /// Bytes asked for the socket's buffers in the kernel, each way: 10 ms at 12 Gb/s.
 const SOCKET_BUFFER: usize = 16 << 20;
 /// Room for one control message with an `int`.
@@ -298,6 +298,24 @@ impl UdpSocket {
     /// # Errors
     /// `WouldBlock` when nothing has come; else what the kernel says.
     pub fn receive(&self, buffers: &mut ReceiveBuffers) -> io::Result<usize> {
+        self.receive_with(buffers, libc::MSG_DONTWAIT)
+    }
+
+    /// The same, but waits until something has come, or until [`wake`](Self::wake).
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn wait(&self, buffers: &mut ReceiveBuffers) -> io::Result<usize> {
+        self.receive_with(buffers, libc::MSG_WAITFORONE)
+    }
+
+    /// Ends all waiting on this socket, for ever: what comes from now on is as good as lost.
+    pub fn wake(&self) {
+        // It says that the socket is not connected, and wakes who waits all the same (inet_shutdown).
+        let _ = self.socket.shutdown(Shutdown::Both);
+    }
+
+    fn receive_with(&self, buffers: &mut ReceiveBuffers, flags: libc::c_int) -> io::Result<usize> {
         let wanted = if buffers.aggregated {
             RECEIVE_FEW
         } else {
@@ -332,7 +350,7 @@ impl UdpSocket {
                 self.socket.as_raw_fd(),
                 messages.as_mut_ptr().cast(),
                 wanted as libc::c_uint,
-                libc::MSG_DONTWAIT as _,
+                flags as _,
                 ptr::null_mut(),
             )
         };

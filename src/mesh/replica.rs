@@ -4,13 +4,13 @@
 //! to `v`. Taking in news is therefore a matter of comparing positions: it does not matter in
 //! which order, how often or by which way they come.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
-use super::Key;
 use super::message::{Delta, Digest, Entry, MAX_KEY_ID, MAX_MESSAGE, MAX_VALUE, Position};
+use super::{Key, Kind};
 use crate::types::PeerId;
 
 /// How long the records of an owner's earlier life stay visible while it publishes those of its
@@ -74,6 +74,10 @@ struct Owner {
     position: Position,
     collected: u64,
     records: BTreeMap<Key, Record>,
+    /// The same in the order in which they came, so that news are found without looking at all else;
+    /// and those of them that are gone.
+    order: BTreeSet<(u64, Key)>,
+    gone: BTreeSet<(u64, Key)>,
     live: usize,
     bytes: usize,
     leftovers: BTreeMap<Key, Bytes>,
@@ -442,10 +446,17 @@ impl Owner {
     fn insert(&mut self, key: Key, version: u64, value: Option<Bytes>) {
         self.bytes += key.id.len() + value.as_ref().map_or(0, Bytes::len);
         self.live += usize::from(value.is_some());
-        let length = key.id.len();
-        if let Some(before) = self.records.insert(key, Record { version, value }) {
-            self.bytes -= length + before.value.as_ref().map_or(0, Bytes::len);
+        self.order.insert((version, key.clone()));
+        if value.is_none() {
+            self.gone.insert((version, key.clone()));
+        }
+        let record = Record { version, value };
+        if let Some(before) = self.records.insert(key.clone(), record) {
+            self.bytes -= key.id.len() + before.value.as_ref().map_or(0, Bytes::len);
             self.live -= usize::from(before.value.is_some());
+            let before = (before.version, key);
+            self.order.remove(&before);
+            self.gone.remove(&before);
         }
     }
 
@@ -454,14 +465,14 @@ impl Owner {
             return;
         }
         self.collected = collected;
-        let bytes = &mut self.bytes;
-        self.records.retain(|key, record| {
-            let keep = record.value.is_some() || record.version > collected;
-            if !keep {
-                *bytes -= key.id.len();
-            }
-            keep
-        });
+        while let Some((version, _)) = self.gone.first()
+            && *version <= collected
+            && let Some(record) = self.gone.pop_first()
+        {
+            self.bytes -= record.1.id.len();
+            self.records.remove(&record.1);
+            self.order.remove(&record);
+        }
     }
 
     fn cut(&self, id: PeerId, from: u64) -> Vec<Delta> {
@@ -473,12 +484,9 @@ impl Owner {
             collected: self.collected,
             entries: Vec::new(),
         };
-        let mut newer: Vec<_> = self
-            .records
-            .iter()
-            .filter(|(_, record)| record.version > from)
-            .collect();
-        newer.sort_unstable_by_key(|(_, record)| record.version);
+        let first = (from + 1, Key::new(Kind(0), Bytes::new()));
+        let newer = self.order.range(first..);
+        let newer = newer.filter_map(|(_, key)| Some((key, self.records.get(key)?)));
         let mut deltas = Vec::new();
         let mut current = delta(from);
         let mut length = DELTA_OVERHEAD;
@@ -552,7 +560,6 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::mesh::Kind;
 
     const OWNER: PeerId = PeerId::from_bytes([1; 16]);
     const OTHER: PeerId = PeerId::from_bytes([2; 16]);
@@ -568,6 +575,17 @@ mod tests {
     fn view(replica: &Replica) -> Vec<(Key, Bytes)> {
         let of_owner = replica.records().filter(|(id, _, _)| *id == OWNER);
         of_owner.map(|(_, k, v)| (k.clone(), v.clone())).collect()
+    }
+
+    /// Both orders hold what the records are.
+    fn is_in_order(replica: &Replica) -> bool {
+        replica.owners.values().all(|owner| {
+            let all = owner.records.iter();
+            let all: BTreeSet<_> = all.map(|(key, r)| (r.version, key.clone())).collect();
+            let gone = owner.records.iter().filter(|(_, r)| r.value.is_none());
+            let gone: BTreeSet<_> = gone.map(|(key, r)| (r.version, key.clone())).collect();
+            owner.order == all && owner.gone == gone
+        })
     }
 
     fn catch_up(from: &Replica, to: &mut Replica, now: Instant) {
@@ -748,7 +766,9 @@ mod tests {
                 prop_assert_eq!(replica.position(OWNER), owner.position(OWNER));
                 replica.drop_leftovers(now + LEFTOVERS_STAY);
                 prop_assert_eq!(view(replica), view(&owner));
+                prop_assert!(is_in_order(replica));
             }
+            prop_assert!(is_in_order(&owner));
         }
 
         #[test]

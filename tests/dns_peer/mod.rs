@@ -7,7 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use hickory_proto::op::{Message, MessageType, OpCode, Query};
 use hickory_proto::rr::{Name, RecordType};
-use weave_net::dns::{Dns, DnsConfig, LocalContainers, NameRequest};
+use weave_net::dns::{Dns, DnsConfig, LocalChanges, NameRequest};
 use weave_net::mesh::{Key, Mesh, MeshConfig};
 use weave_net::store::Store;
 
@@ -53,7 +53,7 @@ impl Peer {
         let dns = Dns::start(&config, Store::at(dir.path()), publish);
         tokio::spawn(dns.clone().follow(mesh.subscribe()));
         tokio::spawn(dns.clone().serve(config));
-        dns.containers(LocalContainers::default());
+        dns.containers(LocalChanges::new());
         Self {
             mesh,
             dns,

@@ -4,6 +4,11 @@
 . "$(dirname "$0")/dns.sh"
 
 dns_up 2 WEAVE_DNS_DOMAIN=my.test. WEAVE_DNS_TTL=5
+lab plugin 2 disable -f
+lab plugin 2 set WEAVE_DNS_DOMAIN=my.test
+lab plugin 2 enable
+mesh_ready 2
+wait_for 10 dns_serves 2
 local_network 2 web 10.40
 
 # Host 2 serves other names to host 1, whose first server is silent.
@@ -27,8 +32,23 @@ assert_eq "$(resolves 1 asker example.org)" 203.0.113.7 "through Docker's own DN
 says NXDOMAIN dns_ask_in 1 asker nobody.my.test
 says "NOERROR $(address 1 asker web)" dns_ask 1 asker.sub.my.test
 says NOERROR dns_ask 1 sub.my.test
-assert_contains "$(weave 1 dns-args -h x.sub.my.test)" "--dns-search=sub.my.test --dns-search=my.test"
 assert_eq "$(weave 2 dns-lookup asker)" "$(address 1 asker web)"
+assert_eq "$(on 1 python3 "$HERE/dns.py" ttl "$(dns_server 1)" asker.sub.my.test)" 5 'seconds to remember'
+
+# Below the domain, neighbours are found first, by short names.
+run 2 far web --hostname far.sub.my.test
+run 2 near web
+assert_contains "$(weave 1 dns-args -h x.sub.my.test)" "--dns-search=sub.my.test --dns-search=my.test"
+# shellcheck disable=SC2046
+run 1 x1 web $(weave 1 dns-args -h x.sub.my.test)
+# shellcheck disable=SC2046
+run 1 x2 web $(weave 1 dns-args --dns-search sub.my.test)
+for container in x1 x2; do wait_for 3 says "$(address 2 far web)" resolves 1 $container far; done
+wait_for 3 says "$(address 2 near web)" resolves 1 x1 near
+
+# Its first server was silent, which is counted.
+failures() { on 1 curl -sf http://127.0.0.1:6782/metrics | grep "^weave_dns_upstream_failures_total{server=\"$1:53\"}"; }
+failures $UNDERLAY.99 | grep -q ' [1-9]' || fail 'a silent server is not counted'
 
 # Fifty addresses: cut off, whole in a large datagram, whole over a connection.
 # shellcheck disable=SC2046
@@ -43,7 +63,7 @@ assert_eq "$(resolves 1 asker many.my.test | wc -w)" 50 "addresses in the contai
 on 1 sh -c "echo 'nameserver 172.17.0.1' >/etc/resolv.conf"
 no_upstream() { [[ $(report 1 | jq -c .dns.upstreams) == '[]' ]]; }
 wait_for 10 no_upstream
-within 2 says SERVFAIL dns_ask_in 1 asker example.org
+for over in udp tcp; do PATIENCE=1 says SERVFAIL dns_ask_in 1 asker example.org A $over; done
 says "NOERROR $(address 1 asker web)" dns_ask_in 1 asker asker.my.test
 
 # Switched off.

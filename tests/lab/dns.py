@@ -1,10 +1,14 @@
 #!/usr/bin/env python3
 """A DNS client and a DNS server for tests; neither interprets more than it must.
 
-dns.py ask SERVER NAME [TYPE] [tcp|udp] [EDNS-SIZE]   prints the code, `tc` if cut off, the answers
+dns.py ask SERVER NAME [TYPE] [tcp|udp] [EDNS-SIZE]   prints the code, `tc` if cut off, the answers;
+                                                      gives up after PATIENCE (5) seconds
+dns.py ttl SERVER NAME                                prints how long the answers may be remembered
+dns.py nonsense SERVER COUNT                          sends datagrams that are not or hardly queries
 dns.py watch SERVER NAME RATE SECONDS                 prints `MILLISECONDS CODE ANSWERS...` for each query
 dns.py serve ADDRESS                                  answers all names, in a form that must arrive as it is
 """
+import os
 import random
 import selectors
 import socket
@@ -13,6 +17,7 @@ import sys
 import threading
 import time
 
+PATIENCE = float(os.environ.get("PATIENCE", 5))
 TYPES = {"A": 1, "PTR": 12, "MX": 15, "TXT": 16, "AAAA": 28}
 CODES = {0: "NOERROR", 1: "FORMERR", 2: "SERVFAIL", 3: "NXDOMAIN", 4: "NOTIMP", 5: "REFUSED"}
 
@@ -42,15 +47,16 @@ def read_name(message, at):
 
 
 def read(message):
-    """The code, with tc if cut off, and the data of the answers."""
+    """The code, with tc if cut off, the data of the answers, and how long they may be remembered."""
     _, flags, questions, answers, _, _ = struct.unpack(">6H", message[:12])
     at = 12
     for _ in range(questions):
         at = read_name(message, at)[1] + 4
-    data = []
+    data, ttls = [], set()
     for _ in range(answers):
         at = read_name(message, at)[1]
-        kind, _, _, length = struct.unpack(">HHIH", message[at:at + 10])
+        kind, _, ttl, length = struct.unpack(">HHIH", message[at:at + 10])
+        ttls.add(ttl)
         at += 10
         if kind == 1:
             data.append(socket.inet_ntop(socket.AF_INET, message[at:at + 4]))
@@ -62,19 +68,19 @@ def read(message):
             data.append(message[at:at + length].hex())
         at += length
     code = CODES.get(flags & 15, str(flags & 15))
-    return code + (" tc" if flags & 0x0200 else ""), data
+    return code + (" tc" if flags & 0x0200 else ""), data, ttls
 
 
 def ask(server, name, kind="A", over="udp", edns=0):
     asked = query(name, kind, int(edns))
     if over == "tcp":
-        with socket.create_connection((server, 53), 5) as stream:
+        with socket.create_connection((server, 53), PATIENCE) as stream:
             stream.sendall(struct.pack(">H", len(asked)) + asked)
             file = stream.makefile("rb")
             answer = file.read(struct.unpack(">H", file.read(2))[0])
     else:
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
-            sock.settimeout(5)
+            sock.settimeout(PATIENCE)
             sock.connect((server, 53))
             sock.send(asked)
             answer = sock.recv(65535)
@@ -95,8 +101,22 @@ def watch(server, name, rate, seconds):
         due += 1 / float(rate)
         while (left := due - time.time()) > 0:
             for _ in selector.select(left):
-                code, data = read(sock.recv(65535))
+                code, data, _ = read(sock.recv(65535))
                 print(int(time.time() * 1000), code, *sorted(data), flush=True)
+
+
+def nonsense(server, count):
+    """Noise, and queries with some bytes changed, cut short or repeated; nobody waits for answers."""
+    chance = random.Random(1)
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        for number in range(int(count)):
+            datagram = bytearray(query("foo.weave.local", "A", 4096))
+            if number % 4 == 0:
+                datagram = bytearray(chance.randbytes(chance.randrange(600)))
+            for _ in range(min(len(datagram), chance.randrange(4))):
+                datagram[chance.randrange(len(datagram))] = chance.randrange(256)
+            datagram = datagram[:chance.randrange(len(datagram) + 1)] if number % 3 == 0 else datagram
+            sock.sendto(datagram, (server, 53))
 
 
 def answer(asked):
@@ -133,7 +153,9 @@ def serve(address):
 if __name__ == "__main__":
     command, *words = sys.argv[1:]
     if command == "ask":
-        code, data = ask(*words)
+        code, data, _ = ask(*words)
         print(code, *sorted(data))
+    elif command == "ttl":
+        print(*sorted(ask(*words)[2]))
     else:
-        {"watch": watch, "serve": serve}[command](*words)
+        {"watch": watch, "serve": serve, "nonsense": nonsense}[command](*words)

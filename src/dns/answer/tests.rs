@@ -36,7 +36,7 @@ fn zone() -> Zone {
             binding(None, "many.weave.local", &many),
         ],
     };
-    table.handle_registrations(BTreeMap::from([("c1".to_owned(), registration)]));
+    table.handle_registrations(BTreeMap::from([("c1".to_owned(), Some(registration))]));
     let mut zone = Zone::new(domain(), 1, table);
     zone.askers.own = [HOST.into()].into();
     zone.askers.bridges = vec!["172.18.0.0/16".parse().unwrap()];
@@ -172,7 +172,8 @@ fn local_addresses_come_first_and_all_in_random_order() {
         container: None,
         bindings: vec![binding(None, "many.weave.local", &["10.8.0.1", "10.8.0.2"])],
     };
-    other.handle_registrations(BTreeMap::from([("c2".to_owned(), remote)]));
+    other.handle_registrations(BTreeMap::from([("c2".to_owned(), Some(remote))]));
+    other.handle_complete();
     while let Some((key, value)) = other.poll_publish() {
         let owner = PeerId::from_bytes([2; 16]);
         let event = crate::mesh::MeshEvent::Record { owner, key, value };

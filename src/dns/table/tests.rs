@@ -41,6 +41,7 @@ fn found(table: &Table, name: &str, asker: Asker<'_>) -> Option<BTreeSet<(IpAddr
 /// Carries what one table publishes to another.
 fn carry(from: &mut Table, to: &mut Table) {
     let owner = from.own;
+    from.handle_complete();
     while let Some((key, value)) = from.poll_publish() {
         to.handle_mesh_event(MeshEvent::Record { owner, key, value });
     }
@@ -64,8 +65,8 @@ fn pair() -> (Table, Table) {
 fn a_name_is_told_to_the_host_and_to_askers_on_its_segment() {
     let (mut one, mut two) = pair();
     let web = registration(Some("web"), &["foo.weave.local"], &[[10, 1, 0, 1]]);
-    assert!(one.handle_registrations([("c1".to_owned(), web.clone())].into()));
-    assert!(!one.handle_registrations([("c1".to_owned(), web)].into()));
+    assert!(one.handle_registrations([("c1".to_owned(), Some(web.clone()))].into()));
+    assert!(!one.handle_registrations([("c1".to_owned(), Some(web))].into()));
     carry(&mut one, &mut two);
     let address = IpAddr::from([10, 1, 0, 1]);
     let (ours, other) = ([segment("web")].into(), [segment("db")].into());
@@ -89,7 +90,7 @@ fn a_name_is_told_to_the_host_and_to_askers_on_its_segment() {
 fn names_go_and_come_with_their_peer() {
     let (mut one, mut two) = pair();
     let web = registration(None, &["foo.weave.local"], &[[10, 1, 0, 1]]);
-    one.handle_registrations([("c1".to_owned(), web)].into());
+    one.handle_registrations([("c1".to_owned(), Some(web))].into());
     carry(&mut one, &mut two);
     let there = |table: &Table| found(table, "foo.weave.local", Asker::Host).is_some();
     assert!(there(&two));
@@ -107,7 +108,7 @@ fn names_go_and_come_with_their_peer() {
 fn a_name_that_only_has_names_below_it_exists_without_addresses() {
     let mut table = table(peer(1), 1);
     let deep = registration(Some("web"), &["a.sub.weave.local"], &[[10, 1, 0, 1]]);
-    table.handle_registrations([("c1".to_owned(), deep)].into());
+    table.handle_registrations([("c1".to_owned(), Some(deep))].into());
     let at = |name, asker| found(&table, name, asker);
     assert_eq!(at("sub.weave.local", Asker::Host), Some([].into()));
     assert_eq!(at("su.weave.local", Asker::Host), None);
@@ -122,7 +123,7 @@ fn a_restarted_peer_s_former_names_end_when_it_has_told_the_new_ones() {
     let register = |table: &mut Table, origin: &str, last: u8| {
         let name = format!("{origin}.weave.local");
         let one = registration(None, &[&name], &[[10, 1, 0, last]]);
-        table.handle_registrations([(origin.to_owned(), one)].into());
+        table.handle_registrations([(origin.to_owned(), Some(one))].into());
     };
     register(&mut one, "old", 1);
     carry(&mut one, &mut two);
@@ -130,6 +131,7 @@ fn a_restarted_peer_s_former_names_end_when_it_has_told_the_new_ones() {
     let mut again = table(peer(1), 11);
     register(&mut again, "new", 2);
     let there = |table: &Table, name| found(table, name, Asker::Host).is_some();
+    again.handle_complete();
     let mut published = Vec::new();
     while let Some((key, value)) = again.poll_publish() {
         published.push((key, value));
@@ -147,6 +149,34 @@ fn a_restarted_peer_s_former_names_end_when_it_has_told_the_new_ones() {
     two.handle_mesh_event(event(last));
     assert!(!there(&two, "old.weave.local"));
     assert!(there(&two, "new.weave.local"));
+}
+
+type Changes = BTreeMap<String, Option<Registration>>;
+
+/// All registrations as who knows nothing is told of them.
+fn whole(all: &BTreeMap<String, Registration>) -> Changes {
+    let all = all.clone().into_iter();
+    all.map(|(origin, one)| (origin, Some(one))).collect()
+}
+
+/// All that answers come from.
+fn contents(table: &Table) -> impl PartialEq + std::fmt::Debug {
+    let sorted = |entries: &Vec<Arc<Entry>>| {
+        let mut shown: Vec<_> = entries.iter().map(|entry| format!("{entry:?}")).collect();
+        shown.sort();
+        shown
+    };
+    let names = table
+        .names
+        .iter()
+        .map(|(key, entries)| (key.clone(), sorted(entries)));
+    let addresses = table
+        .addresses
+        .iter()
+        .map(|(key, entries)| (*key, sorted(entries)));
+    let (names, addresses): (BTreeMap<_, _>, BTreeMap<_, _>) =
+        (names.collect(), addresses.collect());
+    (names, addresses, table.deep.clone())
 }
 
 /// One step in the life of three peers.
@@ -170,12 +200,51 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
 }
 
 proptest! {
+    /// What is told change by change comes to the same as the whole of it, here and for who takes the
+    /// records over.
+    #[test]
+    fn increments_end_in_the_table_of_the_whole(
+        steps in proptest::collection::vec(
+            proptest::collection::btree_map("o[0-5]", proptest::option::of((0..4_u8, 0..3_u8)), 0..4),
+            1..20,
+        ),
+    ) {
+        let named = |(name, last): (u8, u8)| {
+            let names = [format!("n{name}.weave.local"), format!("a.n{last}.weave.local")];
+            let names: Vec<&str> = names.iter().map(String::as_str).collect();
+            registration((last > 0).then_some("web"), &names, &[[10, 0, 0, last], [10, 0, 1, name]])
+        };
+        let (mut one, mut two) = pair();
+        let mut all = BTreeMap::new();
+        for step in steps {
+            let changes: Changes = step
+                .into_iter()
+                .map(|(origin, what)| (origin, what.map(named)))
+                .collect();
+            for (origin, registration) in &changes {
+                match registration {
+                    Some(one) => drop(all.insert(origin.clone(), one.clone())),
+                    None => drop(all.remove(origin)),
+                }
+            }
+            one.handle_registrations(changes);
+            prop_assert!(!one.handle_registrations(whole(&all)), "nothing is new");
+            carry(&mut one, &mut two);
+        }
+        let mut at_once = table(peer(1), 10);
+        at_once.handle_registrations(whole(&all));
+        prop_assert_eq!(&contents(&one), &contents(&at_once));
+        prop_assert_eq!(contents(&one), contents(&two));
+    }
+
     /// Whatever happened, peers that reach each other know the same names, in whichever order
     /// records came; one that is cut off is not answered for.
     #[test]
     fn partitions_and_restarts_end_in_the_same_names(steps in steps(), order: u64) {
         let mut origins: Vec<BTreeMap<String, Registration>> = vec![BTreeMap::new(); 3];
         let mut tables: Vec<Table> = (0..3).map(|i| table(peer(i), u64::from(i))).collect();
+        // What has become of registrations since they were told.
+        let mut changes: Vec<Changes> = vec![Changes::new(); 3];
         // What the mesh keeps of each peer, and which peers are cut off.
         let mut kept: Vec<BTreeMap<Key, Option<Bytes>>> = vec![BTreeMap::new(); 3];
         let mut cut = BTreeSet::new();
@@ -186,25 +255,29 @@ proptest! {
                 Step::Register(who, origin, what) => {
                     let all = &mut origins[usize::from(*who)];
                     let origin = format!("o{origin}");
-                    match what {
+                    let one = what.map(|what| {
+                        let name = format!("n{what}.weave.local");
+                        registration(None, &[&name], &[[10, *who, 0, what]])
+                    });
+                    match one.clone() {
                         None => drop(all.remove(&origin)),
-                        Some(what) => {
-                            let name = format!("n{what}.weave.local");
-                            let one = registration(None, &[&name], &[[10, *who, 0, *what]]);
-                            all.insert(origin, one);
-                        }
+                        Some(one) => drop(all.insert(origin.clone(), one)),
                     }
+                    changes[usize::from(*who)].insert(origin, one);
                 }
                 Step::Restart(who) => {
                     generation += 1;
-                    tables[usize::from(*who)] = table(peer(*who), generation);
+                    let who = usize::from(*who);
+                    tables[who] = table(peer(who as u8), generation);
+                    changes[who] = whole(&origins[who]);
                 }
                 Step::Cut(who) => drop(cut.insert(*who)),
                 Step::Heal => cut.clear(),
             }
             for who in 0..3_u8 {
                 let index = usize::from(who);
-                tables[index].handle_registrations(origins[index].clone());
+                tables[index].handle_registrations(std::mem::take(&mut changes[index]));
+                tables[index].handle_complete();
                 while let Some((key, value)) = tables[index].poll_publish() {
                     kept[index].insert(key, value);
                 }
