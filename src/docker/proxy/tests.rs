@@ -43,6 +43,7 @@ impl Lab {
         let config = ProxyConfig {
             listen: vec![ProxyAddress::default()],
             insecure: false,
+            tls: TlsSource::Off,
             paths: Paths::below(self.dir.path()),
             default_subnet: "10.32.0.0/12".parse().unwrap(),
             only_with_cidr: false,
