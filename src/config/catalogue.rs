@@ -304,6 +304,13 @@ pub(super) const SETTINGS: &[Setting] = &[
         "the proxy leaves containers alone that do not say WEAVE_CIDR",
     ),
     Setting::new(
+        "no_multicast_route",
+        None,
+        &["no-multicast-route"],
+        Shape::Switch,
+        "multicast of the proxy's containers does not go our way",
+    ),
+    Setting::new(
         "rewrite_inspect",
         None,
         &["rewrite-inspect"],
@@ -408,10 +415,6 @@ pub(super) const RETIRED_FLAGS: &[Retired] = &[
         "WEAVE_LEGACY_SOCKETS names the sockets to serve",
     ),
     flag("proxy", PROXY),
-    flag(
-        "no-multicast-route",
-        "multicast is off unless WEAVE_MULTICAST or a network asks for it",
-    ),
     flag(
         "no-rewrite-hosts",
         "Docker itself writes a container's addresses into its /etc/hosts",

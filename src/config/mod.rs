@@ -140,6 +140,9 @@ pub struct Settings {
     /// Whether it leaves containers alone that do not say `WEAVE_CIDR`.
     #[serde(deserialize_with = "text")]
     pub no_default_ipalloc: Switch,
+    /// Whether its containers have no multicast route into our networks.
+    #[serde(deserialize_with = "text")]
+    pub no_multicast_route: Switch,
     /// Whether `docker inspect` through it tells our address as Docker's own.
     #[serde(deserialize_with = "text")]
     pub rewrite_inspect: Switch,
@@ -307,6 +310,7 @@ impl Settings {
             ("tlskey", file(self.tlskey.as_ref())),
             ("no_detect_tls", self.no_detect_tls.to_string()),
             ("no_default_ipalloc", self.no_default_ipalloc.to_string()),
+            ("no_multicast_route", self.no_multicast_route.to_string()),
             ("rewrite_inspect", self.rewrite_inspect.to_string()),
             (
                 "hostname_from_label",

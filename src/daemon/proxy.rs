@@ -19,6 +19,7 @@ pub(super) fn new(settings: &Settings, paths: &Paths, dns: Option<Dns>) -> Proxy
         paths: paths.clone(),
         default_subnet: default_subnet(settings),
         only_with_cidr: settings.no_default_ipalloc.0,
+        without_multicast: settings.no_multicast_route.0,
         rewrite_inspect: settings.rewrite_inspect.0,
         hostname: HostnameRule {
             label: settings.hostname_from_label.as_ref().map(text),

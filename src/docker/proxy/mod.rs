@@ -54,6 +54,8 @@ pub struct ProxyConfig {
     pub default_subnet: IpNet,
     /// Whether containers without `WEAVE_CIDR` are left alone.
     pub only_with_cidr: bool,
+    /// Whether multicast of containers does not go our way, where they do not say.
+    pub without_multicast: bool,
     /// Whether `inspect` tells of the address as of one on Docker's own bridge.
     pub rewrite_inspect: bool,
     /// Of what host names are made.

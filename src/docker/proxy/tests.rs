@@ -47,6 +47,7 @@ impl Lab {
             paths: Paths::below(self.dir.path()),
             default_subnet: "10.32.0.0/12".parse().unwrap(),
             only_with_cidr: false,
+            without_multicast: true,
             rewrite_inspect: true,
             hostname: HostnameRule::default(),
         };
@@ -222,6 +223,8 @@ async fn a_container_is_placed_before_docker_hears_of_it() {
     let (call, body) = asked[0].rsplit_once(' ').unwrap();
     assert_eq!(call, "POST /v1.41/containers/create?name=db");
     assert!(body.contains(r#""NetworkMode":"weave""#), "{body}");
+    let option = r#""weave":{"DriverOpts":{"works.weave.multicast":"false"}}"#;
+    assert!(body.contains(option), "{body}");
 }
 
 #[tokio::test]
