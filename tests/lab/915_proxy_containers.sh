@@ -58,8 +58,15 @@ for body in '' '{}' 'null' '{"HostConfig": null}' '{"HostConfig": {}}' '{"HostCo
 done
 d 1 rm -f "$id" >/dev/null
 
-# Fourteen addresses for fifty containers.
-for ((number = 1; number <= 50; number++)); do p 1 run --rm lab true; done
+# Fourteen addresses for fifty containers, ten at a time.
+for ((round = 1; round <= 5; round++)); do
+  pids=()
+  for ((number = 1; number <= 10; number++)); do
+    p 1 run --rm lab true &
+    pids+=($!)
+  done
+  for pid in "${pids[@]}"; do wait "$pid"; done
+done
 p 1 run -d --name stays --restart always lab >/dev/null
 address 1 stays weave >/dev/null
 

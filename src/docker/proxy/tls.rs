@@ -164,3 +164,96 @@ fn acceptor(files: &TlsFiles, paths: &Paths) -> Result<TlsAcceptor, String> {
     config.session_storage = Arc::new(NoServerSessionStorage {});
     Ok(TlsAcceptor::from(Arc::new(config)))
 }
+
+#[cfg(test)]
+pub(super) mod tests {
+    use std::path::Path;
+    use std::process::Command;
+
+    use super::*;
+
+    /// Makes a certificate and its key, `NAME.pem` and `NAME.key`.
+    fn make(dir: &Path, name: &str) {
+        let made = Command::new("openssl")
+            .args(["req", "-x509", "-newkey", "ec", "-nodes", "-subj", "/CN=x"])
+            .args(["-pkeyopt", "ec_paramgen_curve:P-256"])
+            .arg("-out")
+            .arg(dir.join(format!("{name}.pem")))
+            .arg("-keyout")
+            .arg(dir.join(format!("{name}.key")))
+            .output()
+            .unwrap();
+        assert!(made.status.success(), "{made:?}");
+    }
+
+    /// A server's files in a directory; clients are verified by its own certificate.
+    pub(in super::super) fn files(dir: &Path) -> TlsFiles {
+        make(dir, "own");
+        TlsFiles {
+            authority: Some(dir.join("own.pem")),
+            certificate: dir.join("own.pem"),
+            key: dir.join("own.key"),
+        }
+    }
+
+    #[test]
+    fn what_is_wrong_with_a_file_is_told() {
+        let dir = tempfile::tempdir().unwrap();
+        let good = files(dir.path());
+        make(dir.path(), "other");
+        let wrong = |files: TlsFiles| Tls::new(files, Paths::of_host()).unwrap_err();
+        let mut files = good.clone();
+        files.key = dir.path().join("other.key");
+        let error = wrong(files);
+        assert!(
+            error.starts_with("--tlskey=") && error.contains("own.pem"),
+            "{error}"
+        );
+        for (content, said) in [
+            ("", "expected a certificate"),
+            ("-----BEGIN CERTIFICATE-----\n", "PEM"),
+        ] {
+            let mut files = good.clone();
+            files.authority = Some(dir.path().join("bad.pem"));
+            fs::write(dir.path().join("bad.pem"), content).unwrap();
+            let error = wrong(files);
+            assert!(
+                error.starts_with("--tlscacert=") && error.contains(said),
+                "{error}"
+            );
+        }
+        let mut files = good.clone();
+        files.certificate = "/nonexistent/cert.pem".into();
+        let error = wrong(files);
+        assert!(
+            error.starts_with("--tlscert=/nonexistent/cert.pem: "),
+            "{error}"
+        );
+        assert!(error.contains("managed plugin"), "{error}");
+        let mut files = good;
+        files.key = dir.path().to_owned();
+        assert!(wrong(files).contains("not a regular file"));
+    }
+
+    #[test]
+    fn files_that_change_are_read_again_and_used_once_they_are_good() {
+        let dir = tempfile::tempdir().unwrap();
+        let tls = Tls::new(files(dir.path()), Paths::of_host()).unwrap();
+        tls.acceptor();
+        assert_eq!(tls.stale(), None);
+        make(dir.path(), "next");
+        let renew = |name: &str| {
+            let (from, to) = (format!("next.{name}"), format!("own.{name}"));
+            fs::rename(dir.path().join(from), dir.path().join(to)).unwrap();
+        };
+        renew("pem");
+        tls.acceptor();
+        assert!(
+            tls.stale()
+                .is_some_and(|error| error.starts_with("--tlskey="))
+        );
+        renew("key");
+        tls.acceptor();
+        assert_eq!(tls.stale(), None);
+    }
+}

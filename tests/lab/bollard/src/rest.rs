@@ -111,7 +111,7 @@ pub(crate) async fn volumes_and_networks(docker: &Docker) {
         Ok(docker.inspect_network("calls", None).await?.driver)
     })
     .await;
-    let id = containers::started(docker, None, "calls").await;
+    let id = containers::started(docker, Some("member"), "calls").await;
     let container = || id.clone();
     told(
         "disconnect",
