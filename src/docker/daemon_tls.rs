@@ -81,30 +81,11 @@ struct Said {
 
 impl Said {
     fn of_words(words: &[String]) -> Self {
-        let switch = |name: &str| {
-            let flag = format!("--{name}");
-            let values = words.iter().filter_map(|word| {
-                let rest = word.strip_prefix(&flag)?;
-                match rest.strip_prefix('=') {
-                    Some(value) => {
-                        Some(matches!(value, "1" | "t" | "T" | "true" | "TRUE" | "True"))
-                    }
-                    None => rest.is_empty().then_some(true),
-                }
-            });
-            values.last()
-        };
-        let file = |name: &str| {
-            let flag = format!("--{name}");
-            let values = words.iter().enumerate().filter_map(|(at, word)| {
-                let rest = word.strip_prefix(&flag)?;
-                match rest.strip_prefix('=') {
-                    Some(value) => Some(value),
-                    None if rest.is_empty() => words.get(at + 1).map(String::as_str),
-                    None => None,
-                }
-            });
-            values.last().map(PathBuf::from)
+        let is_true = |text| matches!(text, "1" | "t" | "T" | "true" | "TRUE" | "True");
+        let switch = |name| mention(words, name).map(|(joined, _)| joined.is_none_or(is_true));
+        let file = |name| {
+            let (joined, next) = mention(words, name)?;
+            joined.or(next).map(PathBuf::from)
         };
         Self {
             tls: switch("tls"),
@@ -144,6 +125,19 @@ impl Said {
             key: file(self.tlskey, "key.pem"),
         })
     }
+}
+
+/// The last mention of a flag: what is joined to it by `=`, and the word after it.
+fn mention<'a>(words: &'a [String], name: &str) -> Option<(Option<&'a str>, Option<&'a str>)> {
+    let flag = format!("--{name}");
+    words.iter().enumerate().rev().find_map(|(at, word)| {
+        let rest = word.strip_prefix(&flag)?;
+        match rest.strip_prefix('=') {
+            Some(value) => Some((Some(value), None)),
+            None if rest.is_empty() => Some((None, words.get(at + 1).map(String::as_str))),
+            None => None,
+        }
+    })
 }
 
 #[cfg(test)]

@@ -30,6 +30,13 @@ def archive(name, content):
     return stream.getvalue()
 
 
+def everything(socket):
+    output = b""
+    while more := socket._sock.recv(65536):
+        output += more
+    return output
+
+
 def attached(words, data, tty):
     """What a container answers to input that ends."""
     container = client.containers.create("lab", words, stdin_open=True, tty=tty, network_mode="none")
@@ -38,12 +45,7 @@ def attached(words, data, tty):
     socket._sock.sendall(data)
     if not tty:
         socket._sock.shutdown(1)
-    output = b""
-    while True:
-        more = socket._sock.recv(65536)
-        if not more:
-            break
-        output += more
+    output = everything(socket)
     code = container.wait()["StatusCode"]
     container.remove()
     return len(output), output[:60], code
@@ -55,12 +57,7 @@ def executed(container, words, data):
     socket = api.exec_start(command, socket=True)
     socket._sock.sendall(data)
     socket._sock.shutdown(1)
-    output = b""
-    while True:
-        more = socket._sock.recv(65536)
-        if not more:
-            break
-        output += more
+    output = everything(socket)
     return output[8:60], api.exec_inspect(command)["ExitCode"]
 
 
