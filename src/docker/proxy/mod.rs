@@ -20,7 +20,6 @@ mod inspect;
 mod listener;
 mod message;
 mod placement;
-mod provider;
 mod relay;
 mod rewrite;
 mod tls;

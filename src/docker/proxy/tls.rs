@@ -7,12 +7,12 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio_rustls::TlsAcceptor;
+use tokio_rustls::rustls::crypto::ring;
 use tokio_rustls::rustls::pki_types::pem::{Error as PemError, PemObject};
 use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tokio_rustls::rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
 use tokio_rustls::rustls::{RootCertStore, ServerConfig};
 
-use super::provider;
 use crate::config::{Paths, TlsFiles, read_small};
 
 /// The largest file of certificates, in bytes.
@@ -127,7 +127,7 @@ fn acceptor(files: &TlsFiles, paths: &Paths) -> Result<TlsAcceptor, String> {
             Err(error) => Err(wrong(file, &format_args!("expected PEM: {error}"))),
         }
     };
-    let provider = Arc::new(provider::provider());
+    let provider = Arc::new(ring::default_provider());
     let builder = ServerConfig::builder_with_provider(Arc::clone(&provider))
         .with_safe_default_protocol_versions()
         .map_err(|error| error.to_string())?;
