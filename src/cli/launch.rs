@@ -1,9 +1,10 @@
 //! The daemon as a container that the command makes out of itself: launched, replaced, stopped.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io;
 use std::net::{Ipv6Addr, SocketAddr, TcpListener};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Args;
@@ -13,10 +14,13 @@ use thiserror::Error;
 use tokio::time::{Instant, sleep};
 
 use super::client::{Client, ClientError};
-use super::terminal;
-use crate::config::{HOST_ROOT_VARIABLE, HostAddress, Paths, Settings};
+use super::{parts, terminal};
+use crate::config::{
+    HOST_ROOT_VARIABLE, HostAddress, Paths, ProxyAddress, Settings, TlsFiles, TlsSource,
+};
 use crate::control::socket::SwitchPart;
 use crate::control::{Part, Switch, Targets};
+use crate::docker::daemon_tls;
 use crate::docker::engine::{Engine, EngineError, OwnContainer};
 use crate::store::{Store, StoreError};
 
@@ -142,7 +146,7 @@ impl Launch {
         client: &Client,
         state: Switch,
     ) -> Result<(), LaunchError> {
-        let words = Words::new(self.words);
+        let mut words = Words::new(self.words);
         let (settings, rejected) = Settings::load(std::env::vars_os(), &words.of_daemon, paths);
         for rejected in &rejected {
             eprintln!("weave: setting {rejected}");
@@ -153,6 +157,9 @@ impl Launch {
                 "weave: launching on this host: DOCKER_HOST={docker_host} is for Docker's client"
             );
         }
+        let goes_on = words.of_daemon.is_empty() && words.restart;
+        let found = flags_of_docker(&settings, paths);
+        words.of_daemon.extend(found);
         let engine = Engine::new(paths.docker_socket());
         let running = engine.own_container(NAME).await?;
         let program = Program::of_this_process()?;
@@ -166,13 +173,15 @@ impl Launch {
         if !settings.peers.is_empty() && !words.resume {
             Targets::forget_all(&store)?;
         }
-        let body = match &running {
+        let (told, variables) = match &running {
             // Without other wishes it goes on as before.
-            Some(old) if old.state.running && words.of_daemon.is_empty() && words.restart => {
-                program.container(&old.config.cmd, of_daemon(&old.config.env), true)
+            Some(old) if old.state.running && goes_on => {
+                (&old.config.cmd, of_daemon(&old.config.env))
             }
-            _ => program.container(&words.of_daemon, environment(), words.restart),
+            _ => (&words.of_daemon, environment()),
         };
+        let directories = directories(told, &variables, paths);
+        let body = program.container(told, variables, words.restart, &directories);
         replace(&engine, running.as_ref(), &body).await?;
         wait_until_ready(&engine, client).await?;
         let state = |wanted: Option<bool>| match wanted {
@@ -278,8 +287,14 @@ impl Program {
             .await?)
     }
 
-    fn container(&self, words: &[String], environment: Vec<String>, restart: bool) -> Value {
-        let mut environment = environment;
+    /// The container, which sees these directories of the host as well.
+    fn container(
+        &self,
+        words: &[String],
+        mut environment: Vec<String>,
+        restart: bool,
+        directories: &BTreeSet<PathBuf>,
+    ) -> Value {
         environment.push(format!("{HOST_ROOT_VARIABLE}=/host"));
         let policy = if restart { "always" } else { "no" };
         let bind = |source: &str, options: Value| {
@@ -290,6 +305,15 @@ impl Program {
                 "BindOptions": options,
             })
         };
+        let mut mounts = vec![
+            bind("/run", json!({"Propagation": "rshared"})),
+            bind("/var/lib/weave", json!({"Propagation": "rslave"})),
+        ];
+        mounts.extend(directories.iter().map(|directory| {
+            let mut mount = bind(&directory.display().to_string(), json!({}));
+            mount["ReadOnly"] = json!(true);
+            mount
+        }));
         json!({
             "Image": self.image(),
             "Cmd": words,
@@ -303,10 +327,7 @@ impl Program {
                 "SecurityOpt": ["apparmor=unconfined", "label=disable"],
                 // /dev/net/tun, for the tunnel.
                 "DeviceCgroupRules": ["c 10:200 rwm"],
-                "Mounts": [
-                    bind("/run", json!({"Propagation": "rshared"})),
-                    bind("/var/lib/weave", json!({"Propagation": "rslave"})),
-                ],
+                "Mounts": mounts,
             },
         })
     }
@@ -408,6 +429,62 @@ fn next_steps(settings: &Settings, plugin: Switch, proxy: Switch) -> String {
         text += "  eval $(weave env)               and those that name no network\n";
     }
     text + "  weave status                    see what goes on\n"
+}
+
+/// What the daemon cannot find out inside: where this client reaches Docker, and how Docker speaks
+/// TLS. What is said wins.
+fn flags_of_docker(settings: &Settings, paths: &Paths) -> Vec<String> {
+    let mut flags = Vec::new();
+    let mut listen = settings.proxy_addresses();
+    if settings.proxy_listen.is_empty()
+        && let Some(address) = parts::tcp_as_docker()
+    {
+        listen.push(address);
+        flags.extend(listen.iter().map(|address| format!("-H={address}")));
+    }
+    if settings.proxy_tls() != TlsSource::Docker || !listen.iter().any(ProxyAddress::is_tcp) {
+        return flags;
+    }
+    match daemon_tls::detect(paths) {
+        Ok(Some(files)) => flags.extend(flags_of(&files)),
+        Ok(None) => flags.push("--no-detect-tls".to_owned()),
+        Err(error) => {
+            // Rather no TCP listener than one in the clear.
+            eprintln!("weave: {error}");
+            flags.push("--tls".to_owned());
+        }
+    }
+    flags
+}
+
+fn flags_of(files: &TlsFiles) -> Vec<String> {
+    let switch = match &files.authority {
+        Some(_) => "--tlsverify",
+        None => "--tls",
+    };
+    let named = files.named();
+    let files = named.map(|(flag, path)| format!("{flag}={}", path.display()));
+    [switch.to_owned()].into_iter().chain(files).collect()
+}
+
+/// The directories of certificates that the daemon is to see: not the files, which renewing replaces.
+fn directories(words: &[String], variables: &[String], paths: &Paths) -> BTreeSet<PathBuf> {
+    let variables = variables.iter().filter_map(|text| text.split_once('='));
+    let variables = variables.map(|(name, value)| (name.into(), value.into()));
+    let (settings, _) = Settings::load(variables, words, paths);
+    let TlsSource::Given(Ok(files)) = settings.proxy_tls() else {
+        return BTreeSet::new();
+    };
+    // As the container will see them.
+    let inside = Paths::below("/host");
+    let chains = files.named().flat_map(|(_, path)| paths.links(path));
+    chains
+        .filter(|path| path.is_absolute() && !path.starts_with(paths.state()))
+        .filter(|path| inside.of_operator(path).is_none() || path.starts_with("/var/lib"))
+        .filter_map(|path| path.parent().map(PathBuf::from))
+        // Docker refuses to mount what is not there, and the whole host is not to be had.
+        .filter(|directory| directory.is_dir() && directory.parent().is_some())
+        .collect()
 }
 
 /// The variables that the daemon is to have.

@@ -117,7 +117,7 @@ enum Command {
     StopProxy,
     /// Print what leads Docker's clients to the proxy: eval $(weave env)
     Env(parts::Env),
-    /// Print the flag that leads `docker` to the proxy: docker $(weave config) run ...
+    /// Print the flags that lead `docker` to the proxy: docker $(weave config) run ...
     Config,
 }
 

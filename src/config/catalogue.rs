@@ -263,11 +263,60 @@ pub(super) const SETTINGS: &[Setting] = &[
         "lets it listen where other hosts reach it: who does is root here",
     ),
     Setting::new(
+        "tls",
+        None,
+        &["tls"],
+        Shape::Switch,
+        "the proxy speaks TLS on TCP; by default as the Docker daemon does",
+    ),
+    Setting::new(
+        "tlsverify",
+        None,
+        &["tlsverify"],
+        Shape::Switch,
+        "the same, and lets only clients with a certificate in",
+    ),
+    Setting::new(
+        "tlscacert",
+        None,
+        &["tlscacert"],
+        Shape::Value,
+        "the file of the authority that has signed the clients' certificates",
+    ),
+    Setting::new(
+        "tlscert",
+        None,
+        &["tlscert"],
+        Shape::Value,
+        "the file of the proxy's certificate",
+    ),
+    Setting::new(
+        "tlskey",
+        None,
+        &["tlskey"],
+        Shape::Value,
+        "the file of its key",
+    ),
+    Setting::new(
+        "no_detect_tls",
+        None,
+        &["no-detect-tls"],
+        Shape::Switch,
+        "the proxy does not look how the Docker daemon speaks TLS",
+    ),
+    Setting::new(
         "no_default_ipalloc",
         None,
         &["no-default-ipalloc"],
         Shape::Switch,
         "the proxy leaves containers alone that do not say WEAVE_CIDR",
+    ),
+    Setting::new(
+        "no_multicast_route",
+        None,
+        &["no-multicast-route"],
+        Shape::Switch,
+        "multicast of the proxy's containers does not go our way",
     ),
     Setting::new(
         "rewrite_inspect",
@@ -336,7 +385,6 @@ const fn value(name: &'static str, instead: &'static str) -> Retired {
 const IDENTITY: &str = "a peer's identity is a key that it makes itself; --nickname labels it";
 const DNS: &str = "the host's own resolver configuration and fixed deadlines are used";
 const PROXY: &str = "it comes with `weave launch`; `weave stop-proxy` ends it";
-const TLS: &str = "the proxy has no TLS: reach its socket through ssh, as DOCKER_HOST=ssh://...";
 const TRANSPORT: &str = "the transport to each peer is chosen by itself, see `weave status peers`";
 const CLOUD: &str = "the service it spoke to is gone; name peers with WEAVE_PEERS";
 const PLUGIN: &str = "the plugin finds out by itself";
@@ -376,19 +424,9 @@ pub(super) const RETIRED_FLAGS: &[Retired] = &[
     ),
     flag("proxy", PROXY),
     flag(
-        "no-multicast-route",
-        "multicast is off unless WEAVE_MULTICAST or a network asks for it",
-    ),
-    flag(
         "no-rewrite-hosts",
         "Docker itself writes a container's addresses into its /etc/hosts",
     ),
-    flag("tls", TLS),
-    flag("tlsverify", TLS),
-    value("tlscacert", TLS),
-    value("tlscert", TLS),
-    value("tlskey", TLS),
-    flag("no-detect-tls", TLS),
     flag("pkt-debug", DIAGNOSTICS),
     value("profile", DIAGNOSTICS),
     value("token", CLOUD),

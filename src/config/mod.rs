@@ -6,10 +6,12 @@
 
 mod catalogue;
 mod dns;
+mod file;
 mod password;
 mod paths;
 mod proxy;
 mod sources;
+mod tls;
 mod values;
 mod words;
 
@@ -22,11 +24,13 @@ use figment::Figment;
 use serde::{Deserialize, Deserializer, Serialize, de};
 
 pub use self::dns::{DnsAddress, DnsDomain, DnsSwitch, DnsTtl};
+pub use self::file::read_small;
 pub use self::password::PasswordState;
 pub use self::paths::{HOST_ROOT_VARIABLE, Paths};
 pub use self::proxy::{Pattern, PlainText, ProxyAddress};
 use self::sources::{Layer, Problems};
 pub use self::sources::{Rejected, Source};
+pub use self::tls::{TlsFiles, TlsSource};
 pub use self::values::{
     AllocationInit, AllocationRange, ConnectionLimit, DEFAULT_PORT, Host, HostAddress,
     LegacySocket, LegacySockets, LogLevel, LooseSwitch, Mtu, Nickname, PeerAddress, Port, Range,
@@ -118,9 +122,27 @@ pub struct Settings {
     /// Whether it may do so where other hosts reach it.
     #[serde(deserialize_with = "text")]
     pub proxy_insecure: Switch,
+    /// Whether its TCP listeners speak TLS.
+    #[serde(deserialize_with = "text")]
+    pub tls: Switch,
+    /// Whether their clients need a certificate as well.
+    #[serde(deserialize_with = "text")]
+    pub tlsverify: Switch,
+    /// The authority that has signed the clients' certificates.
+    pub tlscacert: Option<PathBuf>,
+    /// The listeners' own certificate.
+    pub tlscert: Option<PathBuf>,
+    /// Its key.
+    pub tlskey: Option<PathBuf>,
+    /// Whether TLS is not to be what the Docker daemon has.
+    #[serde(deserialize_with = "text")]
+    pub no_detect_tls: Switch,
     /// Whether it leaves containers alone that do not say `WEAVE_CIDR`.
     #[serde(deserialize_with = "text")]
     pub no_default_ipalloc: Switch,
+    /// Whether its containers have no multicast route into our networks.
+    #[serde(deserialize_with = "text")]
+    pub no_multicast_route: Switch,
     /// Whether `docker inspect` through it tells our address as Docker's own.
     #[serde(deserialize_with = "text")]
     pub rewrite_inspect: Switch,
@@ -239,14 +261,13 @@ impl Settings {
                 false => values.join(" "),
             }
         }
-        let file = self
-            .password_file
-            .as_ref()
-            .map(|file| file.display().to_string());
+        fn file(path: Option<&PathBuf>) -> String {
+            or(path.map(|path| path.display()).as_ref(), "none")
+        }
         vec![
             ("peers", list(&self.peers)),
             ("password", self.password_state.to_string()),
-            ("password_file", or(file.as_ref(), "none")),
+            ("password_file", file(self.password_file.as_ref())),
             ("trusted_subnets", list(&self.trusted_subnets)),
             ("scope", self.scope.to_string()),
             (
@@ -282,7 +303,14 @@ impl Settings {
             ("legacy_sockets", self.legacy_sockets.to_string()),
             ("proxy_listen", list(&self.proxy_addresses())),
             ("proxy_insecure", self.proxy_insecure.to_string()),
+            ("tls", self.tls.to_string()),
+            ("tlsverify", self.tlsverify.to_string()),
+            ("tlscacert", file(self.tlscacert.as_ref())),
+            ("tlscert", file(self.tlscert.as_ref())),
+            ("tlskey", file(self.tlskey.as_ref())),
+            ("no_detect_tls", self.no_detect_tls.to_string()),
             ("no_default_ipalloc", self.no_default_ipalloc.to_string()),
+            ("no_multicast_route", self.no_multicast_route.to_string()),
             ("rewrite_inspect", self.rewrite_inspect.to_string()),
             (
                 "hostname_from_label",

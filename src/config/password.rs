@@ -1,11 +1,9 @@
 //! The password: from a setting or a file, never silently absent.
 
 use std::fmt;
-use std::fs::File;
-use std::io::Read;
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
+use super::file::read_small;
 use super::sources::Problems;
 use super::{Paths, Settings, catalogue};
 use crate::types::Secret;
@@ -72,21 +70,8 @@ fn read(file: &Path, paths: &Paths) -> Result<Secret, String> {
         "the plugin sees only files below /var/lib and /run of the host; put it into \
          /var/lib/weave",
     )?;
-    let cannot = |error: std::io::Error| format!("it cannot be read: {error}");
-    // Opening a pipe without a writer would wait for ever.
-    let mut open = File::options();
-    open.read(true).custom_flags(nix::libc::O_NONBLOCK);
-    let file = open.open(path).map_err(cannot)?;
-    if !file.metadata().map_err(cannot)?.is_file() {
-        return Err("it is not a regular file".to_owned());
-    }
-    let mut text = String::new();
-    file.take(MAX_PASSWORD + 1)
-        .read_to_string(&mut text)
-        .map_err(cannot)?;
-    if text.len() as u64 > MAX_PASSWORD {
-        return Err(format!("it has more than {MAX_PASSWORD} bytes"));
-    }
+    let text = String::from_utf8(read_small(&path, MAX_PASSWORD)?);
+    let text = text.map_err(|error| format!("it cannot be read: {error}"))?;
     let password = text.strip_suffix('\n').unwrap_or(&text);
     let password = password.strip_suffix('\r').unwrap_or(password);
     match password.is_empty() {

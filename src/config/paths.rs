@@ -1,6 +1,6 @@
 //! Where things are on this host.
 
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
 /// The variable that says where the plugin's manifest mounts the host's directories.
 pub const HOST_ROOT_VARIABLE: &str = "WEAVE_HOST_ROOT";
@@ -41,6 +41,11 @@ impl Paths {
         Self {
             host_root: Some(root.into()),
         }
+    }
+
+    /// Whether this process is on the host itself, and not in a container that sees parts of it.
+    pub const fn is_of_host(&self) -> bool {
+        self.host_root.is_none()
     }
 
     /// The host's `/run`.
@@ -104,6 +109,40 @@ impl Paths {
         below.map_or_else(|| path.to_owned(), |below| Path::new("/").join(below))
     }
 
+    /// Where a file is that the operator named by its path on the host, wherever this process sees
+    /// the host's directories: also those that `weave launch` mounts for it. Links lead where they
+    /// do on the host. `None` when its directory is not to be seen.
+    pub fn of_operator_anywhere(&self, path: &Path) -> Option<PathBuf> {
+        let chain = self.links(path);
+        let last = chain.last()?;
+        let seen = self.seen(last);
+        seen.parent()?.is_dir().then_some(seen)
+    }
+
+    /// The paths on the host that lead to a file: itself, and where links lead from there.
+    pub fn links(&self, path: &Path) -> Vec<PathBuf> {
+        // As many as Linux follows.
+        const MOST: usize = 40;
+        let mut chain = vec![path.to_owned()];
+        while chain.len() < MOST
+            && let Some(last) = chain.last()
+            && let Ok(target) = self.seen(last).read_link()
+            && let Some(parent) = last.parent()
+        {
+            let next = plain(&parent.join(target));
+            chain.push(next);
+        }
+        chain
+    }
+
+    fn seen(&self, path: &Path) -> PathBuf {
+        self.of_operator(path)
+            .unwrap_or_else(|| match &self.host_root {
+                Some(root) => root.join(path.strip_prefix("/").unwrap_or(path)),
+                None => path.to_owned(),
+            })
+    }
+
     fn on_host(&self, path: &str) -> PathBuf {
         match &self.host_root {
             Some(root) => root.join(path),
@@ -112,8 +151,23 @@ impl Paths {
     }
 }
 
+/// A path without steps back.
+fn plain(path: &Path) -> PathBuf {
+    let mut plain = PathBuf::new();
+    for part in path.components() {
+        match part {
+            Component::ParentDir => drop(plain.pop()),
+            part => plain.push(part),
+        }
+    }
+    plain
+}
+
 #[cfg(test)]
 mod tests {
+    use std::fs;
+    use std::os::unix::fs::symlink;
+
     use super::*;
 
     #[test]
@@ -150,5 +204,24 @@ mod tests {
             assert_eq!(seen, Path::new("/run/docker/plugins/weave.sock"));
         }
         assert_eq!(of("pw"), None);
+    }
+    #[test]
+    fn links_lead_where_they_do_on_the_host() {
+        let root = tempfile::tempdir().unwrap();
+        let at = |path: &str| root.path().join(path);
+        for dir in ["etc/live", "etc/archive", "srv"] {
+            fs::create_dir_all(at(dir)).unwrap();
+        }
+        symlink("../archive/cert1.pem", at("etc/live/cert.pem")).unwrap();
+        symlink("/srv/cert", at("etc/archive/cert1.pem")).unwrap();
+        let paths = Paths::below(root.path());
+        let file = Path::new("/etc/live/cert.pem");
+        let expected = ["/etc/live/cert.pem", "/etc/archive/cert1.pem", "/srv/cert"];
+        assert_eq!(paths.links(file), expected.map(PathBuf::from));
+        assert_eq!(paths.of_operator_anywhere(file), Some(at("srv/cert")));
+        fs::remove_dir(at("srv")).unwrap();
+        assert_eq!(paths.of_operator_anywhere(file), None);
+        symlink("loop", at("etc/loop")).unwrap();
+        assert!(paths.of_operator_anywhere(Path::new("/etc/loop")).is_some());
     }
 }

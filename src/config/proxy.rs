@@ -33,6 +33,26 @@ impl Default for ProxyAddress {
 }
 
 impl ProxyAddress {
+    /// Whether it is a TCP port.
+    #[must_use]
+    pub const fn is_tcp(&self) -> bool {
+        matches!(self, Self::Tcp(_))
+    }
+
+    /// Where the proxy is to be for clients that reach Docker at this address: on its own port, on
+    /// this host alone where Docker is.
+    #[must_use]
+    pub fn beside(docker: &str) -> Option<Self> {
+        let text = docker.strip_prefix("tcp://")?;
+        let any = Ipv4Addr::UNSPECIFIED.into();
+        let ip = match text.parse() {
+            Ok(Self::Tcp(address)) if address.ip().is_loopback() => address.ip(),
+            Ok(Self::Tcp(address)) if address.is_ipv6() => Ipv6Addr::UNSPECIFIED.into(),
+            _ => any,
+        };
+        Some(Self::Tcp(SocketAddr::new(ip, PORT)))
+    }
+
     /// Where a client on this host finds it.
     #[must_use]
     pub fn of_client(self) -> Self {
@@ -198,6 +218,22 @@ mod tests {
             "tcp://:x",
         ] {
             assert!(text.parse::<ProxyAddress>().is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn the_proxy_is_where_clients_reach_docker() {
+        let beside = |docker| ProxyAddress::beside(docker).map(|address| address.to_string());
+        assert_eq!(beside(""), None);
+        assert_eq!(beside("unix:///run/docker.sock"), None);
+        for (docker, proxy) in [
+            ("tcp://127.0.0.1:2375", "tcp://127.0.0.1:12375"),
+            ("tcp://localhost:2375", "tcp://127.0.0.1:12375"),
+            ("tcp://[::1]:2375", "tcp://[::1]:12375"),
+            ("tcp://host1:2376", "tcp://0.0.0.0:12375"),
+            ("tcp://192.0.2.1:2376", "tcp://0.0.0.0:12375"),
+        ] {
+            assert_eq!(beside(docker).as_deref(), Some(proxy), "{docker}");
         }
     }
 

@@ -337,14 +337,22 @@ impl Report {
                 remedy("free the address or set WEAVE_DNS_LISTEN_ADDRESS; it is tried again"),
             ));
         }
-        let listeners = self.proxy.iter().flat_map(|proxy| &proxy.listeners);
-        all.extend(listeners.filter_map(|listener| {
-            let error = listener.error.as_ref()?;
-            Some(Warning::new(
-                format!("the proxy is not served at {}: {error}", listener.address),
-                "free the address, or launch with another -H; it is tried again",
-            ))
-        }));
+        for listener in self.proxy.iter().flat_map(|proxy| &proxy.listeners) {
+            let address = &listener.address;
+            all.extend(listener.error.as_ref().map(|error| {
+                Warning::new(
+                    format!("the proxy is not served at {address}: {error}"),
+                    "free the address, make the files right, or launch with others; it is tried \
+                     again",
+                )
+            }));
+            all.extend(listener.stale.as_ref().map(|error| {
+                Warning::new(
+                    format!("the proxy at {address} goes on with former certificates: {error}"),
+                    "make the files right; they are read again when they change",
+                )
+            }));
+        }
         all.extend(self.plugin_sockets.iter().filter_map(|socket| {
             let error = socket.error.as_ref()?;
             Some(Warning::new(
@@ -604,6 +612,8 @@ pub(crate) mod examples {
             listeners: vec![ListenerStatus {
                 address: ProxyAddress::default(),
                 error: None,
+                tls: false,
+                stale: None,
             }],
             connections: 2,
             placed: 5,

@@ -4,6 +4,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -11,7 +12,6 @@ use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
 use warp::http::{Method, Response, StatusCode, header};
-use warp::hyper::body::Bytes;
 use warp::{Filter, Reply};
 
 /// How many connections are served at once; more wait in the kernel's queue.

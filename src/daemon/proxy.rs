@@ -15,9 +15,11 @@ pub(super) fn new(settings: &Settings, paths: &Paths, dns: Option<Dns>) -> Proxy
     let config = ProxyConfig {
         listen: settings.proxy_addresses(),
         insecure: settings.proxy_insecure.0,
+        tls: settings.proxy_tls(),
         paths: paths.clone(),
         default_subnet: default_subnet(settings),
         only_with_cidr: settings.no_default_ipalloc.0,
+        without_multicast: settings.no_multicast_route.0,
         rewrite_inspect: settings.rewrite_inspect.0,
         hostname: HostnameRule {
             label: settings.hostname_from_label.as_ref().map(text),

@@ -13,7 +13,7 @@ use serde_json::Value;
 use thiserror::Error;
 
 use super::engine::{Engine, EngineError};
-use super::network_spec;
+use super::network_spec::{self, MULTICAST_OPTION};
 use super::wire;
 use crate::network::{Attachment, EndpointSpec, NetworkError, Networks};
 use crate::types::{EndpointId, Mac, NetworkId, ParseError};
@@ -215,6 +215,7 @@ fn endpoint_spec(request: &wire::CreateEndpoint) -> Result<EndpointSpec, DriverE
         ipv4,
         ipv6,
         mac,
+        wants_multicast: network_spec::multicast(request.options.get(MULTICAST_OPTION))?,
     })
 }
 
@@ -313,6 +314,16 @@ mod tests {
             "NetworkID": "n1", "IPv4Data": [{"Pool": "10.5.0.0/16"}]
         }));
         driver.create_network(request).await.unwrap();
+    }
+
+    #[test]
+    fn an_endpoint_may_have_multicast_as_its_network_has_not() {
+        let multicast = |options| Some(endpoint_spec(&endpoint("", options)).ok()?.wants_multicast);
+        assert_eq!(multicast(Value::Null), Some(None));
+        let said = |text: &str| multicast(serde_json::json!({ MULTICAST_OPTION: text }));
+        assert_eq!(said("false"), Some(Some(false)));
+        assert_eq!(said(""), Some(Some(true)));
+        assert_eq!(said("perhaps"), None);
     }
 
     #[tokio::test]

@@ -5,10 +5,11 @@
 //! never needed to answer: [`scope`] and [`swarm`] ask it in the background, and
 //! [`containers`] and [`services`] watch it for what [`tasks`] and the virtual addresses need.
 //! [`weave_network`] makes the network that users need not make themselves, and [`proxy`] puts
-//! containers on it that name none.
+//! containers on it that name none; [`daemon_tls`] tells how it is to speak TLS.
 
 pub mod calls;
 pub mod containers;
+pub mod daemon_tls;
 pub mod discovered;
 pub mod driver;
 pub mod engine;

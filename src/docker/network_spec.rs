@@ -18,7 +18,7 @@ const INTERNAL: &str = "com.docker.network.internal";
 const MTU_OPTION: &str = "com.docker.network.driver.mtu";
 /// Names the segment of a local-scope network.
 const SEGMENT_OPTION: &str = "works.weave.network";
-/// Turns multicast on or off.
+/// Turns multicast on or off, for a network or one endpoint of it.
 pub(super) const MULTICAST_OPTION: &str = "works.weave.multicast";
 
 /// Every IPv4 host must take packets of 68 bytes (RFC 791, section 3.2).
@@ -90,11 +90,7 @@ pub(super) fn parse_options(
         .transpose()?;
     let multicast = options
         .get(MULTICAST_OPTION)
-        .map(|text| match text.as_str() {
-            // `--opt works.weave.multicast` alone, as Weave Net documented it.
-            "" => Ok(true),
-            text => parse_bool(MULTICAST_OPTION, text),
-        })
+        .map(|text| parse_multicast(text))
         .transpose()?;
     Ok(NetworkOptions {
         vni,
@@ -103,6 +99,21 @@ pub(super) fn parse_options(
         multicast,
         internal: false,
     })
+}
+
+/// The option of an endpoint.
+pub(super) fn multicast(option: Option<&Value>) -> Result<Option<bool>, NetworkError> {
+    option
+        .map(|value| parse_multicast(&text(value)))
+        .transpose()
+}
+
+fn parse_multicast(text: &str) -> Result<bool, NetworkError> {
+    match text {
+        // `--opt works.weave.multicast` alone, as Weave Net documented it.
+        "" => Ok(true),
+        text => parse_bool(MULTICAST_OPTION, text),
+    }
 }
 
 /// Options whose values are all text, as they are for a driver's own.

@@ -1,12 +1,16 @@
 //! The unix socket on which the Engine calls the plugin.
 
-use std::convert::Infallible;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use bytes::{Buf, Bytes, BytesMut};
 use futures_util::{Stream, StreamExt};
+use hyper::server::conn::http1;
+use hyper_util::rt::TokioIo;
+use hyper_util::server::graceful::GracefulShutdown;
+use hyper_util::service::TowerToHyperService;
 use tokio::net::UnixListener;
+use tokio::time::{sleep, timeout};
 use warp::Filter;
 use warp::http::{Method, Response};
 use warp::path::FullPath;
@@ -18,6 +22,8 @@ use super::wire::CONTENT_TYPE;
 
 /// The largest request read: the Engine's have some kilobytes, with many published ports more.
 const MAX_REQUEST: usize = 4 << 20;
+/// How long it takes until the next try after a connection could not be accepted.
+const RETRY: Duration = Duration::from_millis(100);
 /// How long calls that are being answered may delay the end.
 const FAREWELL: Duration = Duration::from_secs(2);
 
@@ -48,20 +54,32 @@ impl PluginSocket {
                 let calls = calls.clone();
                 async move { answer(&calls, &method, path.as_str(), body).await }
             });
-        let (stop, stopped) = tokio::sync::oneshot::channel::<Infallible>();
-        let server = warp::serve(filter).incoming(listener).graceful(async {
-            // Ends when the sender is dropped, which is all it is for.
-            let _ = stopped.await;
-        });
-        let mut server = std::pin::pin!(server.run());
-        tokio::select! {
-            () = &mut server => {}
-            () = shutdown => {
-                drop(stop);
-                drop(file);
-                let _ = tokio::time::timeout(FAREWELL, server).await;
+        let calls_at_hand = GracefulShutdown::new();
+        // warp's own server brings HTTP/2, which the Engine does not speak, and its size.
+        let serving = async {
+            loop {
+                let Ok((stream, _)) = listener.accept().await else {
+                    sleep(RETRY).await;
+                    continue;
+                };
+                let service = TowerToHyperService::new(warp::service(filter.clone()));
+                let connection =
+                    http1::Builder::new().serve_connection(TokioIo::new(stream), service);
+                let connection = calls_at_hand.watch(connection);
+                tokio::spawn(async move {
+                    if let Err(error) = connection.await {
+                        tracing::debug!("a call failed: {error}");
+                    }
+                });
             }
+        };
+        tokio::select! {
+            () = serving => {}
+            () = shutdown => {}
         }
+        drop(listener);
+        drop(file);
+        let _ = timeout(FAREWELL, calls_at_hand.shutdown()).await;
     }
 }
 

@@ -536,6 +536,7 @@ mod tests {
             ipv4: Some("10.5.0.2/16".parse().unwrap()),
             ipv6: None,
             mac: None,
+            wants_multicast: None,
         }
     }
 }

@@ -398,7 +398,7 @@ impl Core {
             .ok_or_else(|| NetworkError::UnknownNetwork(network.clone()))?;
         let name = segment_of(spec);
         let mtu = self.mtu_of(spec, &name);
-        let multicast = spec.options.multicast.unwrap_or(self.config.multicast);
+        let of_network = spec.options.multicast.unwrap_or(self.config.multicast);
         let endpoint = self
             .endpoints
             .get_mut(id)
@@ -407,6 +407,7 @@ impl Core {
         endpoint.sandbox = Some(sandbox.unwrap_or_default());
         let mac = endpoint.assigned_mac;
         let addresses = endpoint.addresses();
+        let multicast = endpoint.spec.wants_multicast.unwrap_or(of_network);
         let wants_route = multicast && endpoint.spec.ipv4.is_some();
         let sandbox = endpoint.sandbox.clone();
         // A second route to the same destination would make Docker's join fail: the container's

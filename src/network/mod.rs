@@ -78,6 +78,9 @@ pub struct EndpointSpec {
     pub ipv6: Option<IpNet>,
     /// The MAC address that the user chose.
     pub mac: Option<Mac>,
+    /// Whether multicast is to go this way, where the container's user says so and not the network.
+    #[serde(default)]
+    pub wants_multicast: Option<bool>,
 }
 
 /// What Docker needs to finish an attachment.

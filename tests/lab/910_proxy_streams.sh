@@ -64,6 +64,30 @@ for path in /_ping /version /v1.24/info "$list" /v1.41/containers/c1/json /image
   assert_eq "$through" "$past" "$path"
 done
 
+# What the proxy costs: a call's median time, and how long a stream of some size takes.
+on 1 python3 - <<'PY'
+import socket, statistics, time
+def call(path, request, size=0):
+    begin = time.perf_counter()
+    with socket.socket(socket.AF_UNIX) as s:
+        s.connect(path)
+        s.sendall(request.encode() + b"\r\nHost: d\r\nConnection: close\r\n\r\n")
+        got = 0
+        while more := s.recv(1 << 20): got += len(more)
+    assert got > size, got
+    return (time.perf_counter() - begin) * 1000
+past, through = "/run/docker.sock", "/run/weave/weave.sock"
+def medians(number, *call_of):
+    took = [[call(path, *call_of) for path in (past, through)] for _ in range(number)]
+    return [statistics.median(times) for times in zip(*took)]
+for name, path in [("ping", "/_ping"), ("inspect", "/containers/c1/json")]:
+    times = medians(200, f"GET {path} HTTP/1.1")
+    print(f"{name}: {times[0]:.2f} ms past the proxy, {times[1]:.2f} ms through it")
+    assert times[1] - times[0] < 1, times
+times = medians(5, "GET /containers/c1/export HTTP/1.1", 20000000)
+print(f"export: {times[0]:.0f} ms past the proxy, {times[1]:.0f} ms through it")
+PY
+
 # Clients who mean no good get a clear answer, and the others are served.
 on 1 python3 - <<'PY'
 import socket, time

@@ -30,6 +30,13 @@ def archive(name, content):
     return stream.getvalue()
 
 
+def everything(socket):
+    output = b""
+    while more := socket._sock.recv(65536):
+        output += more
+    return output
+
+
 def attached(words, data, tty):
     """What a container answers to input that ends."""
     container = client.containers.create("lab", words, stdin_open=True, tty=tty, network_mode="none")
@@ -38,15 +45,48 @@ def attached(words, data, tty):
     socket._sock.sendall(data)
     if not tty:
         socket._sock.shutdown(1)
-    output = b""
-    while True:
-        more = socket._sock.recv(65536)
-        if not more:
-            break
-        output += more
+    output = everything(socket)
     code = container.wait()["StatusCode"]
     container.remove()
     return len(output), output[:60], code
+
+
+def executed(container, words, data):
+    """What a command answers to input that ends, and its code."""
+    command = api.exec_create(container.id, words, stdin=True)["Id"]
+    socket = api.exec_start(command, socket=True)
+    socket._sock.sendall(data)
+    socket._sock.shutdown(1)
+    output = everything(socket)
+    return output[8:60], api.exec_inspect(command)["ExitCode"]
+
+
+def restarted():
+    """How often a container was started again that its policy starts again once."""
+    again = client.containers.run(
+        "lab", ["sh", "-c", "exit 5"], detach=True, network_mode="none",
+        restart_policy={"Name": "on-failure", "MaximumRetryCount": 1},
+    )
+    again.wait()
+    again.reload()
+    count = again.attrs["RestartCount"]
+    again.remove(force=True)
+    return count
+
+
+def large():
+    """200 MB that do not compress, saved and loaded by pieces; whether they are the same."""
+    container = client.containers.run("lab", detach=True, network_mode="none")
+    container.exec_run(["sh", "-c", "head -c 200000000 /dev/urandom >/big; md5sum </big >/sum"])
+    container.commit("large", "1")
+    container.remove(force=True)
+    saved = list(client.images.get("large:1").save(named=True))
+    client.images.remove("large:1")
+    loaded = client.images.load(iter(saved))[0].tags
+    check = ["sh", "-c", "[ \"$(md5sum </big)\" = \"$(cat /sum)\" ] && echo same"]
+    output = client.containers.run("large:1", check, remove=True, network_mode="none")
+    client.images.remove("large:1")
+    return loaded, sum(map(len, saved)) > 200000000, output
 
 
 told("ping", client.ping)
@@ -78,6 +118,8 @@ told("exec demux", lambda: container.exec_run(["sh", "-c", "echo out; echo err >
 told("exec tty", lambda: container.exec_run(["echo", "hi"], tty=True))
 told("exec stream", lambda: b"".join(container.exec_run(["seq", "20000"], stream=True).output)[-6:])
 told("exec detach", lambda: container.exec_run(["true"], detach=True).output)
+told("exec input", lambda: executed(container, ["md5sum"], b"x" * 300000))
+told("exec input late", lambda: executed(container, ["sh", "-c", "sleep 0.3; wc -c"], b"x" * 300000))
 told("exec workdir", lambda: container.exec_run(["pwd"], workdir="/tmp", environment={"A": "b"}).output)
 told("put", lambda: container.put_archive("/tmp", archive("big", b"y" * 20000000)))
 told("sum", lambda: container.exec_run(["md5sum", "/tmp/big"]).output)
@@ -107,6 +149,9 @@ told("restart", lambda: container.restart(timeout=0))
 told("stop", lambda: container.stop(timeout=0))
 told("remove", container.remove)
 
+told("restart policy", restarted)
+told("save and load large", large)
+
 log = client.containers.run("lab", ["sh", "-c", "for i in 1 2 3; do echo $i; sleep 0.1; done"], detach=True, network_mode="none")
 told("logs follow", lambda: b"".join(log.logs(stream=True, follow=True)))
 told("logs tail", lambda: log.logs(tail=1))
@@ -125,7 +170,7 @@ told("prune volumes", lambda: sorted(client.volumes.prune()))
 told("network", lambda: client.networks.create("calls", driver="bridge").name)
 network = client.networks.get("calls")
 told("networks", lambda: sorted(n.name for n in client.networks.list()))
-member = client.containers.run("lab", detach=True, network="calls")
+member = client.containers.run("lab", name="member", detach=True, network="calls")
 told("its network", lambda: list(client.containers.get(member.id).attrs["NetworkSettings"]["Networks"]))
 told("disconnect", lambda: network.disconnect(member))
 told("connect", lambda: network.connect(member, aliases=["x"]))

@@ -46,6 +46,7 @@ impl Shared {
             ipv4,
             ipv6,
             mac: None,
+            wants_multicast: None,
         };
         let mac = self
             .networks

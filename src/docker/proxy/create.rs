@@ -9,6 +9,7 @@ use serde_json::{Map, Value, json};
 
 use super::hostname::HostnameRule;
 use crate::dns::search_domains;
+use crate::docker::network_spec::MULTICAST_OPTION;
 use crate::network::AddressSpec;
 use crate::types::{DnsName, ParseError};
 
@@ -37,14 +38,27 @@ pub(super) struct Placement {
     pub(super) network: String,
     /// The address, where it is not any.
     pub(super) address: Option<Ipv4Addr>,
+    /// Whether multicast is not to go there, unless the container says so.
+    pub(super) without_multicast: bool,
 }
 
 impl Placement {
     /// As the Engine's API has it.
     pub(super) fn endpoint(&self) -> Value {
-        match self.address {
-            Some(address) => json!({"IPAMConfig": {"IPv4Address": address}}),
-            None => json!({}),
+        let mut endpoint = Map::new();
+        self.describe(&mut endpoint);
+        Value::Object(endpoint)
+    }
+
+    fn describe(&self, endpoint: &mut Map<String, Value>) {
+        if let Some(address) = self.address {
+            let ipam = object(endpoint, "IPAMConfig");
+            *value(ipam, "IPv4Address") = json!(address);
+        }
+        if self.without_multicast {
+            let options = object(endpoint, "DriverOpts");
+            let option = options.entry(MULTICAST_OPTION);
+            option.or_insert_with(|| json!(false.to_string()));
         }
     }
 }
@@ -119,10 +133,7 @@ pub(super) fn place(
     let given: Vec<Value> = given.filter(Value::is_object).collect();
     let mut endpoint = given.into_iter().next().unwrap_or_else(|| json!({}));
     if let Some(endpoint) = endpoint.as_object_mut() {
-        if let Some(address) = placement.address {
-            let ipam = object(endpoint, "IPAMConfig");
-            *value(ipam, "IPv4Address") = json!(address);
-        }
+        placement.describe(endpoint);
         for link in links
             .as_array()
             .into_iter()
@@ -226,6 +237,7 @@ mod tests {
         let placement = Placement {
             network: "weave".to_owned(),
             address,
+            without_multicast: dns,
         };
         let mut body = map(body);
         let rule = HostnameRule::default();
@@ -306,6 +318,7 @@ mod tests {
                 "NetworkingConfig": {"EndpointsConfig": {"weave": {
                     "Aliases": ["www"],
                     "IPAMConfig": {"IPv4Address": "10.32.0.9"},
+                    "DriverOpts": {"works.weave.multicast": "false"},
                     "Links": ["db:sql"],
                 }}},
             })

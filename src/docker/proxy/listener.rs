@@ -10,16 +10,19 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use futures_util::future::join_all;
-use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::{TcpListener, UnixListener};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
+use tokio_rustls::TlsAcceptor;
 
 use super::relay::relay;
 use super::rewrite::Rewriter;
-use super::{ListenerStatus, ProxyConfig, ProxyStatus};
-use crate::config::{Paths, ProxyAddress};
+use super::tls::Tls;
+use super::{ListenerStatus, ProxyConfig, ProxyStatus, Refusal};
+use crate::config::{Paths, ProxyAddress, TlsFiles, TlsSource};
+use crate::docker::daemon_tls;
 use crate::docker::socket_file::SocketFile;
 
 /// How many clients there may be at once; others wait until they are let in.
@@ -32,9 +35,15 @@ const IMPATIENCE: Duration = Duration::from_secs(1);
 /// How long a listener that could not be made, or failed, waits for its next try.
 const RETRY: Duration = Duration::from_secs(1);
 
+/// How long a client may take until TLS is agreed on, where few clients are.
+const HANDSHAKE: Duration = Duration::from_secs(10);
+
+/// What TLS begins with: a record of a handshake (RFC 8446, section 5.1).
+const TLS_RECORD: u8 = 22;
+
 /// Why one is not made.
-const EXPOSED: &str = "whoever reaches it would be root on this host: listen on 127.0.0.1, or say \
-                       --proxy-insecure";
+const EXPOSED: &str = "whoever reaches it would be root on this host: listen on 127.0.0.1, let in \
+                       only clients with certificates (--tlsverify), or say --proxy-insecure";
 
 /// All listeners.
 #[derive(Debug)]
@@ -42,6 +51,7 @@ pub(super) struct Listeners {
     listen: Vec<ProxyAddress>,
     paths: Paths,
     insecure: bool,
+    tls: TlsSource,
     permits: Arc<Semaphore>,
     /// One for each address; `None` while they are not wanted.
     states: Mutex<Option<Vec<ListenerStatus>>>,
@@ -53,6 +63,7 @@ impl Listeners {
             listen: config.listen.clone(),
             paths: config.paths.clone(),
             insecure: config.insecure,
+            tls: config.tls.clone(),
             permits: Arc::new(Semaphore::new(MAX_CONNECTIONS)),
             states: Mutex::default(),
         }
@@ -92,16 +103,20 @@ impl Listeners {
         let state = |address: &ProxyAddress| ListenerStatus {
             address: address.clone(),
             error: Some("not yet".to_owned()),
+            tls: false,
+            stale: None,
         };
         let states = is_wanted.then(|| self.listen.iter().map(state).collect());
         *self.states.lock().unwrap_or_else(PoisonError::into_inner) = states;
     }
 
-    fn note(&self, index: usize, error: Option<String>) {
+    fn note(&self, index: usize, error: Option<String>, tls: Option<&Tls>) {
         let mut states = self.states.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(state) = states.as_mut().and_then(|states| states.get_mut(index)) else {
             return;
         };
+        state.tls = tls.is_some();
+        state.stale = tls.and_then(Tls::stale);
         if state.error == error {
             return;
         }
@@ -118,22 +133,26 @@ impl Listeners {
         let mut clients = JoinSet::new();
         loop {
             let bound = self.bind(address).await;
-            self.note(index, bound.as_ref().err().cloned());
-            let Ok((door, _file)) = bound else {
-                sleep(RETRY).await;
-                continue;
+            let (door, _file) = match bound {
+                Ok(bound) => bound,
+                Err(error) => {
+                    self.note(index, Some(error), None);
+                    sleep(RETRY).await;
+                    continue;
+                }
             };
+            self.note(index, None, door.tls());
             loop {
                 while clients.try_join_next().is_some() {}
                 let client = match door.accept().await {
                     Ok(client) => client,
                     Err(error) => {
-                        self.note(index, Some(error.to_string()));
+                        self.note(index, Some(error.to_string()), door.tls());
                         sleep(RETRY).await;
                         continue;
                     }
                 };
-                self.note(index, None);
+                self.note(index, None, door.tls());
                 // The others wait with the kernel. The semaphore is never closed.
                 let Ok(permit) = Arc::clone(&self.permits).acquire_owned().await else {
                     return;
@@ -145,7 +164,14 @@ impl Listeners {
                         true => IMPATIENCE,
                         false => PATIENCE,
                     };
-                    if let Err(error) = relay(client, &rewriter, patience).await {
+                    let served = async {
+                        let deadline = HANDSHAKE.min(patience());
+                        match timeout(deadline, client.agree()).await? {
+                            Ok(client) => relay(client, &rewriter, patience).await,
+                            Err(error) => Err(error),
+                        }
+                    };
+                    if let Err(error) = served.await {
                         tracing::debug!(%error, "a client of Docker's API went away");
                     }
                     drop(permit);
@@ -165,14 +191,29 @@ impl Listeners {
                 Ok((Door::Unix(listener), Some(file)))
             }
             ProxyAddress::Tcp(address) => {
-                if !address.ip().is_loopback() && !self.insecure {
+                let tls = self.tls_files()?;
+                let tls = tls
+                    .map(|files| Tls::new(files, self.paths.clone()))
+                    .transpose()?;
+                let verifies = tls.as_ref().is_some_and(Tls::verifies);
+                if !address.ip().is_loopback() && !self.insecure && !verifies {
                     return Err(EXPOSED.to_owned());
                 }
                 let bound = TcpListener::bind(address).await;
                 bound
-                    .map(|listener| (Door::Tcp(listener), None))
+                    .map(|listener| (Door::Tcp(listener, tls), None))
                     .map_err(|error| error.to_string())
             }
+        }
+    }
+
+    fn tls_files(&self) -> Result<Option<TlsFiles>, String> {
+        match &self.tls {
+            TlsSource::Off => Ok(None),
+            TlsSource::Given(files) => files.clone().map(Some),
+            // `weave launch` finds out for a container.
+            TlsSource::Docker if self.paths.is_of_host() => daemon_tls::detect(&self.paths),
+            TlsSource::Docker => Ok(None),
         }
     }
 }
@@ -189,21 +230,54 @@ fn open_up(socket: &Path, engine: &Path) -> io::Result<()> {
 /// What listens.
 enum Door {
     Unix(UnixListener),
-    Tcp(TcpListener),
+    Tcp(TcpListener, Option<Tls>),
+}
+
+impl Door {
+    fn tls(&self) -> Option<&Tls> {
+        match self {
+            Self::Unix(_) => None,
+            Self::Tcp(_, tls) => tls.as_ref(),
+        }
+    }
+
+    async fn accept(&self) -> io::Result<Visitor> {
+        Ok(match self {
+            Self::Unix(listener) => Visitor::Unix(listener.accept().await?.0),
+            Self::Tcp(listener, tls) => {
+                let (stream, _) = listener.accept().await?;
+                stream.set_nodelay(true)?;
+                Visitor::Tcp(stream, tls.as_ref().map(Tls::acceptor))
+            }
+        })
+    }
+}
+
+/// Who has come, and what has to be agreed on first.
+enum Visitor {
+    Unix(UnixStream),
+    Tcp(TcpStream, Option<TlsAcceptor>),
 }
 
 trait Client: AsyncRead + AsyncWrite + Send {}
 impl<T: AsyncRead + AsyncWrite + Send> Client for T {}
 
-impl Door {
-    async fn accept(&self) -> io::Result<Pin<Box<dyn Client>>> {
-        Ok(match self {
-            Self::Unix(listener) => Box::pin(listener.accept().await?.0),
-            Self::Tcp(listener) => {
-                let (stream, _) = listener.accept().await?;
-                stream.set_nodelay(true)?;
-                Box::pin(stream)
+impl Visitor {
+    async fn agree(self) -> io::Result<Pin<Box<dyn Client>>> {
+        match self {
+            Self::Unix(stream) => Ok(Box::pin(stream)),
+            Self::Tcp(stream, None) => Ok(Box::pin(stream)),
+            Self::Tcp(mut stream, Some(acceptor)) => {
+                let mut first = [0];
+                if stream.peek(&mut first).await? == 1 && first[0] != TLS_RECORD {
+                    let text = "expected TLS here: see `weave env`, or `docker --tlsverify`";
+                    let refusal = Refusal::new(400, text);
+                    stream.write_all(&refusal.response()).await?;
+                    stream.shutdown().await?;
+                    return Err(io::Error::other(text));
+                }
+                Ok(Box::pin(acceptor.accept(stream).await?))
             }
-        })
+        }
     }
 }

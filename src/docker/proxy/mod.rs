@@ -11,7 +11,8 @@
 //! and whenever it starts again, with or without the proxy.
 //!
 //! `message` finds where messages end, `relay` carries them, `rewrite` says which are changed:
-//! `create` how, and `placement` finds the networks of addresses. `listener` lets clients in.
+//! `create` how, and `placement` finds the networks of addresses. `listener` lets clients in, `tls`
+//! those who come over TCP.
 
 mod create;
 mod hostname;
@@ -21,6 +22,7 @@ mod message;
 mod placement;
 mod relay;
 mod rewrite;
+mod tls;
 
 use std::sync::Arc;
 
@@ -34,7 +36,7 @@ pub use self::create::Nameserver;
 pub use self::hostname::HostnameRule;
 use self::listener::Listeners;
 use self::rewrite::Rewriter;
-use crate::config::{Paths, ProxyAddress};
+use crate::config::{Paths, ProxyAddress, TlsSource};
 
 /// How the proxy works.
 #[derive(Debug)]
@@ -43,12 +45,16 @@ pub struct ProxyConfig {
     pub listen: Vec<ProxyAddress>,
     /// Whether whoever reaches a TCP listener may use it, from other hosts too.
     pub insecure: bool,
+    /// How TLS is spoken on TCP.
+    pub tls: TlsSource,
     /// Where things are on this host.
     pub paths: Paths,
     /// The subnet of the network `weave`.
     pub default_subnet: IpNet,
     /// Whether containers without `WEAVE_CIDR` are left alone.
     pub only_with_cidr: bool,
+    /// Whether multicast of containers does not go our way, where they do not say.
+    pub without_multicast: bool,
     /// Whether `inspect` tells of the address as of one on Docker's own bridge.
     pub rewrite_inspect: bool,
     /// Of what host names are made.
@@ -77,6 +83,12 @@ pub struct ListenerStatus {
     pub address: ProxyAddress,
     /// Why nothing is served there, if so.
     pub error: Option<String>,
+    /// Whether clients have to speak TLS.
+    #[serde(default)]
+    pub tls: bool,
+    /// Why new certificates are not used, if so.
+    #[serde(default)]
+    pub stale: Option<String>,
 }
 
 /// The proxy; cloning gives another handle.

@@ -53,6 +53,7 @@ pub(super) async fn place(
         placements.push(Placement {
             network,
             address: placement.address,
+            without_multicast: false,
         });
     }
     Ok(placements)

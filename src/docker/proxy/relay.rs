@@ -88,7 +88,12 @@ impl<R: AsyncRead + Unpin> Source<R> {
     /// Reads more; false at the end. Dropping the future loses nothing.
     async fn fill(&mut self) -> io::Result<bool> {
         self.buffer.reserve(PIECE);
-        Ok(self.reader.read_buf(&mut self.buffer).await? > 0)
+        match self.reader.read_buf(&mut self.buffer).await {
+            // TLS whose connection ends without a word of it: Python's clients end their input so.
+            // Messages say themselves how long they are.
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Ok(false),
+            read => Ok(read? > 0),
+        }
     }
 }
 

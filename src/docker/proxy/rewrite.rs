@@ -122,6 +122,9 @@ impl Rewriter {
             return Ok(None);
         };
         let mut placements = placement::place(&self.engine, config.default_subnet, &specs).await?;
+        for placement in &mut placements {
+            placement.without_multicast = config.without_multicast;
+        }
         let further = placements.split_off(1);
         let name = name_of(target);
         let nameserver = (self.nameserver)();

@@ -40,12 +40,18 @@ impl Lab {
     }
 
     fn proxy(&self) -> Proxy {
+        self.proxy_at(ProxyAddress::default(), TlsSource::Off)
+    }
+
+    fn proxy_at(&self, address: ProxyAddress, tls: TlsSource) -> Proxy {
         let config = ProxyConfig {
-            listen: vec![ProxyAddress::default()],
+            listen: vec![address],
             insecure: false,
+            tls,
             paths: Paths::below(self.dir.path()),
             default_subnet: "10.32.0.0/12".parse().unwrap(),
             only_with_cidr: false,
+            without_multicast: true,
             rewrite_inspect: true,
             hostname: HostnameRule::default(),
         };
@@ -221,6 +227,8 @@ async fn a_container_is_placed_before_docker_hears_of_it() {
     let (call, body) = asked[0].rsplit_once(' ').unwrap();
     assert_eq!(call, "POST /v1.41/containers/create?name=db");
     assert!(body.contains(r#""NetworkMode":"weave""#), "{body}");
+    let option = r#""weave":{"DriverOpts":{"works.weave.multicast":"false"}}"#;
+    assert!(body.contains(option), "{body}");
 }
 
 #[tokio::test]
@@ -347,4 +355,46 @@ async fn clients_are_let_in_while_that_is_wanted() {
     assert_eq!(proxy.status(), None);
     drop(want);
     serving.await.unwrap();
+}
+
+/// Why nothing is served at an address that this host does not have.
+async fn refused(lab: &Lab, tls: TlsSource) -> String {
+    let proxy = lab.proxy_at("tcp://192.0.2.1:1".parse().unwrap(), tls);
+    let (_want, wanted) = watch::channel(true);
+    let serving = tokio::spawn(proxy.clone().serve(wanted));
+    loop {
+        let error = proxy
+            .status()
+            .and_then(|mut status| status.listeners.remove(0).error);
+        match error {
+            Some(error) if error != "not yet" => {
+                serving.abort();
+                return error;
+            }
+            _ => tokio::task::yield_now().await,
+        }
+    }
+}
+
+#[tokio::test]
+async fn only_clients_with_certificates_may_come_from_elsewhere() {
+    let lab = Lab::new();
+    let mut files = tls::tests::files(lab.dir.path());
+    // Not that anybody is let in: the address is one of documentation.
+    let served = refused(&lab, TlsSource::Given(Ok(files.clone()))).await;
+    assert!(
+        served.contains("Cannot assign requested address"),
+        "{served}"
+    );
+    files.authority = None;
+    for tls in [
+        TlsSource::Off,
+        TlsSource::Docker,
+        TlsSource::Given(Ok(files)),
+    ] {
+        let error = refused(&lab, tls).await;
+        assert!(error.contains("root on this host"), "{error}");
+    }
+    let missing = TlsSource::Given(Err("--tlskey is missing".to_owned()));
+    assert_eq!(refused(&lab, missing).await, "--tlskey is missing");
 }

@@ -5,6 +5,17 @@ use super::vni::first_vni;
 use super::*;
 use crate::datapath::Via;
 
+fn endpoint_spec(network: &str, id: &str, ip: &str) -> EndpointSpec {
+    EndpointSpec {
+        network: network.parse().unwrap(),
+        endpoint: id.parse().unwrap(),
+        ipv4: Some(ip.parse().unwrap()),
+        ipv6: None,
+        mac: None,
+        wants_multicast: None,
+    }
+}
+
 #[test]
 fn a_vni_is_allocated_once_and_options_come_back() {
     let mut host = Host::new(1);
@@ -224,6 +235,19 @@ fn only_the_first_multicast_network_of_a_container_has_the_route() {
 }
 
 #[test]
+fn an_endpoint_may_have_multicast_as_its_network_has_not() {
+    let mut host = Host::new(1);
+    host.core.config.multicast = true;
+    host.network("n1", "10.5.0.0/16");
+    let mut spec = endpoint_spec("n1", "e1", "10.5.0.2/16");
+    spec.wants_multicast = Some(false);
+    host.core.handle_create_endpoint(spec, host.now).unwrap();
+    assert_eq!(host.join("n1", "e1", "/ns/a").connected_routes.len(), 0);
+    let mut again = host.restarted();
+    assert_eq!(again.join("n1", "e1", "/ns/a").connected_routes.len(), 0);
+}
+
+#[test]
 fn a_restart_keeps_networks_endpoints_and_what_was_heard() {
     let (mut one, mut two) = (Host::new(1), Host::new(2));
     one.network("n1", "10.5.0.0/16");
@@ -413,13 +437,7 @@ impl Host {
     }
 
     fn endpoint(&mut self, network: &str, id: &str, ip: &str) -> Result<Mac, NetworkError> {
-        let spec = EndpointSpec {
-            network: network.parse().unwrap(),
-            endpoint: id.parse().unwrap(),
-            ipv4: Some(ip.parse().unwrap()),
-            ipv6: None,
-            mac: None,
-        };
+        let spec = endpoint_spec(network, id, ip);
         self.core.handle_create_endpoint(spec, self.now)
     }
 
