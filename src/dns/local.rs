@@ -60,7 +60,8 @@ pub(super) struct Local {
     store: Store,
     /// Whether the Engine has told anything yet.
     known: bool,
-    containers: BTreeMap<String, LocalContainer>,
+    /// Boxed: a map of so many has room for half as many more.
+    containers: BTreeMap<String, Box<LocalContainer>>,
     /// Which containers have which addresses.
     holders: BTreeMap<IpAddr, BTreeSet<String>>,
     manual: Vec<ManualEntry>,
@@ -241,7 +242,7 @@ impl Local {
 
     /// What is registered for a container, or for nobody, by origin.
     fn registrations_of(&self, id: Option<&str>) -> impl Iterator<Item = (String, Registration)> {
-        let container = id.and_then(|id| self.containers.get(id));
+        let container = id.and_then(|id| self.containers.get(id)).map(Box::as_ref);
         let there = id.is_none() || container.is_some();
         let short = short(id.unwrap_or_default());
         let name = container.map(|container| container.name.clone());
@@ -273,16 +274,16 @@ impl Local {
 
     fn set_container(&mut self, id: &str, new: Option<LocalContainer>, news: &mut LocalNews) {
         let old = match new {
-            Some(new) => self.containers.insert(id.to_owned(), new),
+            Some(new) => self.containers.insert(id.to_owned(), Box::new(new)),
             None => self.containers.remove(id),
         };
-        let new = self.containers.get(id);
-        if let (Some(old), Some(new)) = (&old, new)
+        let (old, new) = (old.as_deref(), self.containers.get(id).map(Box::as_ref));
+        if let (Some(old), Some(new)) = (old, new)
             && (&old.asks_from, &old.segments) == (&new.asks_from, &new.segments)
         {
             return;
         }
-        for address in old.iter().flat_map(|old| &old.asks_from) {
+        for address in old.into_iter().flat_map(|old| &old.asks_from) {
             if let Some(holders) = self.holders.get_mut(address) {
                 holders.remove(id);
             }
@@ -292,7 +293,7 @@ impl Local {
             let holders = self.holders.entry(*address).or_default();
             holders.insert(id.to_owned());
         }
-        let touched = old.iter().chain(new).flat_map(|c| &c.asks_from);
+        let touched = old.into_iter().chain(new).flat_map(|c| &c.asks_from);
         for address in touched {
             let Some(holders) = self.holders.get(address) else {
                 continue;
@@ -323,7 +324,7 @@ impl Local {
         });
         let found = fitting
             .next()
-            .map(|(id, container)| (id.as_str(), container));
+            .map(|(id, container)| (id.as_str(), container.as_ref()));
         found
             .map(Some)
             .ok_or_else(|| DnsError::UnknownContainer(wanted.to_owned()))

@@ -310,7 +310,7 @@ impl Dns {
         let shown = entries.into_iter().map(|(entry, reachable)| DnsEntry {
             name: entry.name.clone(),
             address: entry.address,
-            container: entry.container.clone(),
+            container: entry.container.as_deref().map(str::to_owned),
             segment: entry.segment.clone(),
             peer: entry.owner,
             reachable,

@@ -75,7 +75,7 @@ fn names_are_added_and_removed_for_containers_and_for_addresses() {
     // They are there after a restart, once the containers are known again.
     let mut again = Local::load(Store::at(dir.path()));
     let running = local.containers.clone().into_iter();
-    let news = again.handle_containers(running.map(|(id, c)| (id, Some(c))).collect());
+    let news = again.handle_containers(running.map(|(id, c)| (id, Some(*c))).collect());
     assert_eq!(shown(&again), all);
     assert_eq!(news.registrations.len(), 4);
     for removed in [
