@@ -88,6 +88,8 @@ pub struct Core {
     pub(super) changed: BTreeSet<PeerId>,
     /// Whether a part has changed since they were written down.
     unseen: bool,
+    /// Peers whose parts are remembered, and that have not spoken since the start.
+    silent: BTreeSet<PeerId>,
     pub(super) dirty: bool,
     published: Option<Part>,
     published_pieces: u16,
@@ -140,7 +142,7 @@ impl Core {
         let votes = ballots(&config, &state);
         let before_start = state.in_use().map(|(place, _)| place).collect();
         let mut view = View::default();
-        for (life, seen) in &state.seen {
+        for (life, seen) in state.seen.iter() {
             if let Some(part) = seen.part() {
                 view.merge(life.peer, part);
             }
@@ -148,6 +150,7 @@ impl Core {
         let mut core = Self {
             birth: Birth::new(config.me, votes),
             changed: view.latest().map(|(peer, _)| peer).collect(),
+            silent: view.latest().map(|(peer, _)| peer).collect(),
             view,
             unseen: false,
             assemblies: BTreeMap::new(),
@@ -231,6 +234,7 @@ impl Core {
         let Some(part) = part else {
             return;
         };
+        self.silent.remove(&owner);
         let life = Life {
             peer: owner,
             incarnation: part.incarnation,
@@ -327,9 +331,16 @@ impl Core {
             Message::Remove(agreement) => self.handle_remove(from, agreement),
             Message::Agreed {
                 agreement,
+                incarnation,
                 revision,
                 known,
-            } => self.handle_agreed(from, agreement, revision, known),
+            } => {
+                let life = Life {
+                    peer: from,
+                    incarnation,
+                };
+                self.handle_agreed(life, agreement, revision, known);
+            }
             Message::Still(agreement) => self.handle_still(from, agreement),
             Message::Abort(agreement) => self.handle_abort(from, agreement),
         }
@@ -401,6 +412,7 @@ impl Core {
         self.state = durable;
         self.birth.own = ballots(&self.config, &self.state);
         self.store_error = None;
+        self.unseen = true;
         self.dirty = true;
         self.changed
             .extend(self.view.latest().map(|(peer, _)| peer));
@@ -486,7 +498,9 @@ impl Core {
             return false;
         };
         let mut slots = born.slots.clone();
-        for (_, part) in self.members().filter(|(peer, _)| counts(*peer)) {
+        // Who is there may have begun another life since it was heard last.
+        let known = |peer| !(self.reachable.contains(&peer) && self.silent.contains(&peer));
+        for (_, part) in self.members().filter(|(p, _)| counts(*p) && known(*p)) {
             slots.extend(&part.slots);
         }
         slots.len() * 2 > usize::from(born.total)
@@ -563,10 +577,10 @@ impl Core {
             let ours = life.peer != self.config.me && Some(part.lineage) == self.lineage();
             ours && known.is_none_or(|known| known < part.revision)
         });
-        let entries: Vec<Entry> = new
-            .map(|(life, part)| Entry::Seen(*life, Seen::of(part)))
-            .collect();
-        entries.into_iter().for_each(|entry| self.persist(entry));
+        let news: Vec<_> = new.map(|(life, part)| (*life, Seen::of(part))).collect();
+        if !news.is_empty() {
+            self.persist(Entry::Seen(news));
+        }
     }
 
     /// Not to be fenced, for now; noted on the disk now and then, because a restart counts as well.

@@ -9,7 +9,7 @@ use rand::RngExt;
 use super::allocator::Core;
 use super::birth::Ballots;
 use super::ring::{Life, Lineage, Part};
-use super::state::{Born, Entry, Seen, State};
+use super::state::{Born, Entry, State};
 use super::{Config, Init};
 
 /// How long a peer named as a founder listens for a former life of its own before it takes its
@@ -156,7 +156,6 @@ impl Core {
         let Some(founders) = founders else {
             return;
         };
-        self.note_founders(&founders, &born);
         let slot = founders.iter().position(|founder| *founder == life);
         let slots = born
             .slots
@@ -171,21 +170,6 @@ impl Core {
         self.dirty = true;
     }
 
-    /// A founder may be gone for good before it hears that it is one: its slot is not to be lost.
-    fn note_founders(&mut self, founders: &[Life], born: &Born) {
-        for (slot, founder) in founders.iter().enumerate() {
-            let known = self.view.get(founder).is_some() || *founder == self.life();
-            if known || self.state.removed.contains(founder) {
-                continue;
-            }
-            let lineage = born.lineage;
-            let range = self.state.range;
-            let part = Part::of_founder(*founder, lineage, range, slot as u16, born.total);
-            self.persist(Entry::Seen(*founder, Seen::of(&part)));
-            self.view.merge(founder.peer, part);
-        }
-    }
-
     /// The founders' names are needed until every one of them has taken its slot.
     pub(super) fn votes_to_publish(&self) -> Ballots {
         let mut votes = self.birth.own.clone();
@@ -194,7 +178,7 @@ impl Core {
         };
         votes.wanted = false;
         let mut slots = born.slots.clone();
-        for (_, part) in self.members().filter(|(_, part)| part.revision > 0) {
+        for (_, part) in self.members() {
             slots.extend(&part.slots);
         }
         if slots.len() == usize::from(born.total) {

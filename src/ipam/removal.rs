@@ -26,6 +26,9 @@ const RESEND: Duration = Duration::from_millis(500);
 /// An attempt that has not succeeded by then is given up, so that the others can go on.
 const GIVE_UP: Duration = Duration::from_secs(20);
 
+/// How long an attempt waits for news of the dead peer that others have: they may take over instead.
+const CATCH_UP: Duration = Duration::from_secs(2);
+
 /// The pause before the next attempt.
 const PAUSE: Duration = Duration::from_secs(10);
 
@@ -38,7 +41,8 @@ pub(super) struct Attempt {
     life: Life,
     since: Instant,
     sent: Option<Instant>,
-    agreed: BTreeMap<PeerId, u64>,
+    /// In which life each peer has agreed, and the revision of its part that shows all it has.
+    agreed: BTreeMap<PeerId, (Life, u64)>,
     known: u64,
 }
 
@@ -160,7 +164,9 @@ impl Core {
         if self.now < since {
             return;
         }
-        if self.now > since + GIVE_UP {
+        let known = self.view.get(&life).map_or(0, |part| part.revision);
+        let behind = self.attempt.as_ref().is_some_and(|a| a.known > known);
+        if self.now > since + GIVE_UP || behind && self.now > since + CATCH_UP {
             return self.abort();
         }
         let me = self.life();
@@ -214,7 +220,7 @@ impl Core {
         let revision = |part: Option<&Part>| part.map_or(0, |part| part.revision);
         let seen = required.iter().all(|peer| {
             let agreed = attempt.agreed.get(peer);
-            agreed.is_some_and(|agreed| revision(self.view.of(*peer)) >= *agreed)
+            agreed.is_some_and(|(life, agreed)| revision(self.view.get(life)) >= *agreed)
         });
         seen && revision(self.view.get(&attempt.life)) >= attempt.known
     }
@@ -358,6 +364,7 @@ impl Core {
         let born = self.lineage().is_some();
         let message = Message::Agreed {
             agreement: asked,
+            incarnation: me.incarnation,
             revision: if born { self.state.revision } else { 0 },
             known,
         };
@@ -366,7 +373,7 @@ impl Core {
 
     pub(super) fn handle_agreed(
         &mut self,
-        from: PeerId,
+        from: Life,
         agreement: Agreement,
         revision: u64,
         known: u64,
@@ -374,10 +381,10 @@ impl Core {
         let active = self.state.agreed == Some(agreement);
         match &mut self.attempt {
             Some(attempt) if active && attempt.life == agreement.life => {
-                attempt.agreed.insert(from, revision);
+                attempt.agreed.insert(from.peer, (from, revision));
                 attempt.known = attempt.known.max(known);
             }
-            _ => self.send(from, &Message::Abort(agreement)),
+            _ => self.send(from.peer, &Message::Abort(agreement)),
         }
     }
 

@@ -136,38 +136,6 @@ impl Part {
         }
     }
 
-    /// What a founder has before it has said anything: its slot.
-    pub fn of_founder(
-        founder: Life,
-        lineage: Lineage,
-        range: IpNet,
-        slot: u16,
-        total: u16,
-    ) -> Self {
-        Self {
-            incarnation: founder.incarnation,
-            // A peer's own parts have greater ones.
-            revision: 0,
-            sequence: 0,
-            nickname: founder.peer.short().into(),
-            lineage,
-            range,
-            slots_total: total,
-            slots: [slot].into(),
-            spaces: Table::from_iter([]),
-            gifts: [].into(),
-            next_gift: 0,
-            taken: Table::from_iter([]),
-            removed: BTreeSet::new(),
-            held: [].into(),
-            gateways: [].into(),
-            borrowed: [].into(),
-            swarm_pools: BTreeSet::new(),
-            names: Table::from_iter([]),
-            used: Table::from_iter([]),
-        }
-    }
-
     /// The part without what changes all the time and means nothing once its peer is gone. Whatever the
     /// peer says next is newer.
     #[must_use]

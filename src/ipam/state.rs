@@ -16,6 +16,7 @@ use super::birth::Ballot;
 use super::range::{Range, RangeSet, number};
 use super::ring::{Agreement, Gift, Held, Life, Lineage, Part, slots_of};
 use super::space::{Holder, Space};
+use super::table::Table;
 use super::wire;
 use crate::types::PeerId;
 
@@ -78,7 +79,7 @@ pub struct State {
     pub met: bool,
     /// The other members' lives: what a peer that is gone for good had is not forgotten when all
     /// others are restarted.
-    pub seen: BTreeMap<Life, Seen>,
+    pub seen: Table<Life, Seen>,
     /// The ring, once it was born.
     pub born: Option<Born>,
     /// The highest ballot promised on the ring's birth.
@@ -184,8 +185,8 @@ pub enum Entry {
     Owner(PeerId),
     /// Another member of the ring was heard of.
     Met,
-    /// A member's part has changed.
-    Seen(Life, Seen),
+    /// Other members' parts have changed.
+    Seen(Vec<(Life, Seen)>),
     /// A majority can be reached.
     Contact(Duration),
     /// The daemon was started: what it says from now on is newer than what it said before.
@@ -224,7 +225,7 @@ impl State {
             revision: 0,
             contact: None,
             met: false,
-            seen: BTreeMap::new(),
+            seen: Table::from_iter([]),
             born: None,
             promised: Ballot::default(),
             accepted: None,
@@ -367,9 +368,7 @@ impl State {
             Entry::Anew(state) => *self = (**state).clone(),
             Entry::Owner(owner) => self.owner = Some(*owner),
             Entry::Met => self.met = true,
-            Entry::Seen(life, seen) => {
-                self.seen.insert(*life, seen.clone());
-            }
+            Entry::Seen(news) => self.seen.extend(news.clone()),
             Entry::Contact(at) => self.contact = Some(*at),
             Entry::Started => {}
         }

@@ -152,10 +152,7 @@ impl Core {
             Init::Observer => {
                 "waiting for the peers that are not observers to agree on the ring".to_owned()
             }
-            Init::Consensus { .. }
-                if self.pending.is_empty()
-                    && self.birth.electors().len() >= self.birth.quorum() =>
-            {
+            Init::Consensus { expected: 1 } if self.birth.electors().len() == 1 => {
                 "no address was needed yet".to_owned()
             }
             Init::Consensus { expected } => {

@@ -29,6 +29,21 @@ impl<K: Ord, V> Table<K, V> {
     pub fn values(&self) -> impl Iterator<Item = &V> {
         self.0.iter().map(|(_, value)| value)
     }
+
+    /// Puts entries in, in place of those with the same keys.
+    pub fn extend(&mut self, mut new: Vec<(K, V)>) {
+        // Of two with the same key the first stays.
+        new.extend(std::mem::take(&mut self.0));
+        *self = new.into();
+    }
+
+    /// Takes an entry out.
+    pub fn remove(&mut self, key: &K) {
+        if self.get(key).is_some() {
+            let entries = std::mem::take(&mut self.0).into_iter();
+            self.0 = entries.filter(|(other, _)| other != key).collect();
+        }
+    }
 }
 
 impl<K: Ord, V> From<Vec<(K, V)>> for Table<K, V> {
@@ -61,6 +76,17 @@ mod tests {
             prop_assert!(table.iter().eq(entries.iter()));
             let bytes = postcard::to_allocvec(&table).unwrap();
             prop_assert_eq!(postcard::from_bytes::<Table<u8, u8>>(&bytes), Ok(table));
+        }
+
+        #[test]
+        fn a_table_changes_as_a_map_does(mut map: BTreeMap<u8, u8>, more: BTreeMap<u8, u8>, gone: u8) {
+            let mut table: Table<u8, u8> = map.clone().into_iter().collect();
+            table.extend(more.clone().into_iter().collect());
+            map.extend(more);
+            prop_assert!(table.iter().eq(map.iter()));
+            table.remove(&gone);
+            map.remove(&gone);
+            prop_assert!(table.iter().eq(map.iter()));
         }
     }
 }

@@ -70,6 +70,8 @@ pub enum Message {
     Agreed {
         /// To what.
         agreement: Agreement,
+        /// In which of the sender's lives.
+        incarnation: u64,
         /// The sender's part as it was when it agreed.
         revision: u64,
         /// The newest part of the life in question that the sender knows.

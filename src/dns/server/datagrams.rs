@@ -64,14 +64,24 @@ impl DatagramThread {
         let thread = thread::Builder::new()
             .name("dns".to_owned())
             .spawn(move || {
+                // Also when it panics: the kernel would go on giving this socket its share.
+                let _farewell = Farewell(failed);
                 datagrams.serve(&stopped);
-                failed.notify_one();
             })?;
         Ok(Self {
             socket,
             stop,
             thread: Some(thread),
         })
+    }
+}
+
+/// Tells that a thread has ended.
+struct Farewell(Arc<Notify>);
+
+impl Drop for Farewell {
+    fn drop(&mut self) {
+        self.0.notify_one();
     }
 }
 

@@ -113,6 +113,9 @@ impl Names {
 
     pub(super) fn handle_answer(&mut self, question: &Question, answer: Answer) {
         match (question, answer) {
+            // One that has ended meanwhile is answered for as well.
+            (Question::Container(id), Answer::Container(_))
+                if !self.containers.contains_key(id) => {}
             (Question::Container(id), Answer::Container(detail)) => {
                 // What has changed since it was asked is asked for anew.
                 let detail = Detail::new(&detail);
