@@ -11,13 +11,7 @@ mesh_ready 3
 for number in 1 2 3; do wait_for 40 plugin_known_to_swarm $number; done
 network 1 web --ipam-driver "$PLUGIN" --subnet 10.40.0.0/16 --attachable
 service site web 6
-all_addresses() {
-  local number id
-  for number in 1 2 3; do
-    for id in $(d $number ps -q -f network=web); do echo "host$number $(address $number "$id" web)"; done
-  done
-}
-all_addresses >"$WORK/addresses"
+all_addresses 3 web >"$WORK/addresses"
 assert_unique "$WORK/addresses" 6
 run 2 probe2 web
 run 3 probe3 web
@@ -41,7 +35,7 @@ d 1 service scale -d site=9 >/dev/null
 wait_for 90 has_running_tasks site 9
 run 2 late2 web
 wait_for 20 reaches 3 probe3 "$(address 2 late2 web)"
-all_addresses >"$WORK/addresses"
+all_addresses 3 web >"$WORK/addresses"
 assert_unique "$WORK/addresses" "$(wc -l <"$WORK/addresses")"
 for number in 1 2 3; do no_conflicts $number || fail "$(ipam $number .ipam.conflicts)"; done
 

@@ -8,14 +8,8 @@ swarm_up 3
 # Few enough that space has to come from the other nodes.
 network 1 web --ipam-driver "$PLUGIN" --subnet 10.40.0.0/27 --attachable
 service site web 6
-task_addresses() {
-  local number id
-  for number in 1 2 3; do
-    for id in $(d $number ps -q -f network=web); do echo "host$number $(address $number "$id" web)"; done
-  done
-}
 assert_tasks_unique() { # COUNT
-  task_addresses >"$WORK/addresses"
+  all_addresses 3 web >"$WORK/addresses"
   assert_unique "$WORK/addresses" "$1"
 }
 assert_tasks_unique 6

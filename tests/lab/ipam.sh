@@ -51,6 +51,14 @@ run_many() { # N PREFIX NETWORK COUNT
   done
 }
 
+# HOST ADDRESS of each container on a network, on hosts 1 to N.
+all_addresses() { # N NETWORK
+  local number id
+  for ((number = 1; number <= $1; number++)); do
+    for id in $(d $number ps -q -f network="$2"); do echo "host$number $(address $number "$id" "$2")"; done
+  done
+}
+
 # Lines of HOST ADDRESS: no address twice, none missing.
 assert_unique() { # FILE COUNT
   assert_eq "$(awk 'NF == 2 {print $2}' "$1" | wc -l)" "$2" "addresses granted"
