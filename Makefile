@@ -19,7 +19,8 @@ deps: ## install what building and testing need (Debian)
 plugin: ## build the static binary and the bundle in plugin/
 	rootfs-build/build.sh
 
-install: plugin manual ## create and enable the plugin on this machine's engine (SETTINGS="WEAVE_PEERS=..."), install the weave command
+# A ready binary (BINARY=) is installed without building anything.
+install: plugin $(if $(BINARY),,manual) ## create and enable the plugin on this machine's engine (SETTINGS="WEAVE_PEERS=..."), install the weave command
 	rootfs-build/install.sh $(PLUGIN) $(SETTINGS)
 
 uninstall: ## undo install

@@ -152,16 +152,23 @@ impl Launch {
             eprintln!("weave: setting {rejected}");
         }
         let docker_host = std::env::var("DOCKER_HOST").unwrap_or_default();
-        if docker_host.contains("://") && !docker_host.starts_with("unix://") {
+        let local = ["unix://", "tcp://"];
+        if docker_host.contains("://") && !local.iter().any(|s| docker_host.starts_with(s)) {
             eprintln!(
                 "weave: launching on this host: DOCKER_HOST={docker_host} is for Docker's client"
             );
         }
-        let goes_on = words.of_daemon.is_empty() && words.restart;
-        let found = flags_of_docker(&settings, paths);
-        words.of_daemon.extend(found);
         let engine = Engine::new(paths.docker_socket());
         let running = engine.own_container(NAME).await?;
+        // Without other wishes it goes on as before.
+        let before = running
+            .as_ref()
+            .filter(|old| old.state.running && words.of_daemon.is_empty() && words.restart);
+        if before.is_none() {
+            // In front: what follows `--` are peers, and what the user says wins.
+            let found = flags_of_docker(&settings, paths);
+            words.of_daemon.splice(0..0, found);
+        }
         let program = Program::of_this_process()?;
         match &running {
             Some(container) if container.state.running => program.may_replace(container)?,
@@ -173,12 +180,9 @@ impl Launch {
         if !settings.peers.is_empty() && !words.resume {
             Targets::forget_all(&store)?;
         }
-        let (told, variables) = match &running {
-            // Without other wishes it goes on as before.
-            Some(old) if old.state.running && goes_on => {
-                (&old.config.cmd, of_daemon(&old.config.env))
-            }
-            _ => (&words.of_daemon, environment()),
+        let (told, variables) = match before {
+            Some(old) => (&old.config.cmd, of_daemon(&old.config.env)),
+            None => (&words.of_daemon, environment()),
         };
         let directories = directories(told, &variables, paths);
         let body = program.container(told, variables, words.restart, &directories);
@@ -305,15 +309,14 @@ impl Program {
                 "BindOptions": options,
             })
         };
-        let mut mounts = vec![
+        let mounts = [
             bind("/run", json!({"Propagation": "rshared"})),
             bind("/var/lib/weave", json!({"Propagation": "rslave"})),
         ];
-        mounts.extend(directories.iter().map(|directory| {
-            let mut mount = bind(&directory.display().to_string(), json!({}));
-            mount["ReadOnly"] = json!(true);
-            mount
-        }));
+        // A directory that is gone some day is made, where one of `Mounts` would keep the container
+        // from starting.
+        let binds = directories.iter().map(|directory| directory.display());
+        let binds: Vec<_> = binds.map(|path| format!("{path}:/host{path}:ro")).collect();
         json!({
             "Image": self.image(),
             "Cmd": words,
@@ -328,6 +331,7 @@ impl Program {
                 // /dev/net/tun, for the tunnel.
                 "DeviceCgroupRules": ["c 10:200 rwm"],
                 "Mounts": mounts,
+                "Binds": binds,
             },
         })
     }
@@ -434,25 +438,36 @@ fn next_steps(settings: &Settings, plugin: Switch, proxy: Switch) -> String {
 /// What the daemon cannot find out inside: where this client reaches Docker, and how Docker speaks
 /// TLS. What is said wins.
 fn flags_of_docker(settings: &Settings, paths: &Paths) -> Vec<String> {
-    let mut flags = Vec::new();
+    let implied = parts::tcp_as_docker().filter(|_| settings.proxy_listen.is_empty());
     let mut listen = settings.proxy_addresses();
-    if settings.proxy_listen.is_empty()
-        && let Some(address) = parts::tcp_as_docker()
-    {
-        listen.push(address);
-        flags.extend(listen.iter().map(|address| format!("-H={address}")));
-    }
-    if settings.proxy_tls() != TlsSource::Docker || !listen.iter().any(ProxyAddress::is_tcp) {
-        return flags;
-    }
-    match daemon_tls::detect(paths) {
-        Ok(Some(files)) => flags.extend(flags_of(&files)),
-        Ok(None) => flags.push("--no-detect-tls".to_owned()),
-        Err(error) => {
-            // Rather no TCP listener than one in the clear.
-            eprintln!("weave: {error}");
-            flags.push("--tls".to_owned());
+    listen.extend(implied.clone());
+    let mut flags = Vec::new();
+    let mut verifies =
+        matches!(settings.proxy_tls(), TlsSource::Given(Ok(files)) if files.authority.is_some());
+    if settings.proxy_tls() == TlsSource::Docker && listen.iter().any(ProxyAddress::is_tcp) {
+        match daemon_tls::detect(paths) {
+            Ok(Some(files)) => {
+                verifies = files.authority.is_some();
+                flags.extend(flags_of(&files));
+            }
+            Ok(None) => flags.push("--no-detect-tls".to_owned()),
+            Err(error) => {
+                // Rather no TCP listener than one in the clear.
+                eprintln!("weave: {error}");
+                flags.push("--tls".to_owned());
+            }
         }
+    }
+    match implied {
+        Some(address) if address.is_local() || verifies || settings.proxy_insecure.0 => {
+            flags.extend(listen.iter().map(|address| format!("-H={address}")));
+        }
+        Some(address) => eprintln!(
+            "weave: the proxy does not listen at {address}, as DOCKER_HOST has it for Docker: \
+             without verified TLS whoever reaches it would be root; -H {address} --proxy-insecure \
+             does all the same"
+        ),
+        None => {}
     }
     flags
 }

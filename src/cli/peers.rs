@@ -1,6 +1,5 @@
 //! Commands that say where to connect to.
 
-use std::io;
 
 use clap::Args;
 
@@ -43,7 +42,8 @@ impl Forget {
     pub(super) async fn run(self, client: &Client) -> Result<(), ClientError> {
         let request = socket::Forget { peers: self.peers };
         let unknown = client.post("/forget", &request).await?;
-        let unknown: Vec<PeerAddress> = serde_json::from_str(&unknown).map_err(io::Error::from)?;
+        // Earlier daemons do not tell.
+        let unknown: Vec<PeerAddress> = serde_json::from_str(&unknown).unwrap_or_default();
         for peer in unknown {
             eprintln!(
                 "weave: {peer} was named by no setting and by no command: `weave status targets` \

@@ -53,6 +53,15 @@ impl ProxyAddress {
         Some(Self::Tcp(SocketAddr::new(ip, PORT)))
     }
 
+    /// Whether only this host can reach it.
+    #[must_use]
+    pub fn is_local(&self) -> bool {
+        match self {
+            Self::Unix(_) => true,
+            Self::Tcp(address) => address.ip().is_loopback(),
+        }
+    }
+
     /// Where a client on this host finds it.
     #[must_use]
     pub fn of_client(self) -> Self {

@@ -55,7 +55,8 @@ impl Settings {
             let file = file.clone();
             file.ok_or_else(|| format!("{flag} is missing: TLS needs this file"))
         };
-        let authority = match self.tlsverify.0 {
+        // An authority is there to verify clients.
+        let authority = match self.tlsverify.0 || self.tlscacert.is_some() {
             true => Some(needed(&self.tlscacert, "--tlscacert")?),
             false => None,
         };
@@ -92,7 +93,9 @@ mod tests {
         assert_eq!(verified.authority, Some("/t/ca.pem".into()));
         let named: Vec<_> = verified.named().map(|(flag, _)| flag).collect();
         assert_eq!(named, ["--tlscacert", "--tlscert", "--tlskey"]);
-        assert_eq!(given(files).unwrap().authority, None);
+        assert_eq!(given(files).unwrap(), verified);
+        let unverified = given("--tls --tlscert=/t/cert.pem --tlskey=/t/key.pem").unwrap();
+        assert_eq!(unverified.authority, None);
         let missing = given("--tls --tlscert=/t/cert.pem").unwrap_err();
         assert!(missing.contains("--tlskey is missing"), "{missing}");
         let missing = given("--tlsverify --tlscert=/t/c --tlskey=/t/k").unwrap_err();

@@ -23,7 +23,10 @@ const WORKING_DIR: &str = "/";
 /// Only a process of the host can find out: containers see neither its command line nor `/etc`.
 pub fn detect(paths: &Paths) -> Result<Option<TlsFiles>, String> {
     let words = command_line(paths).map_err(|error| {
-        format!("how Docker speaks TLS is not known, since it does not run: {error}")
+        format!(
+            "how Docker speaks TLS is not known, since it does not run: {error}; --tlsverify, --tls \
+             or --no-detect-tls says how the proxy is to"
+        )
     })?;
     let mut said = Said::of_words(&words);
     let named = said.config_file.clone();
@@ -35,6 +38,8 @@ pub fn detect(paths: &Paths) -> Result<Option<TlsFiles>, String> {
         )
     };
     match fs::read(file) {
+        // A file with nothing in it is none.
+        Ok(text) if text.trim_ascii().is_empty() => {}
         Ok(text) => {
             let text = serde_json::from_slice(&text).map_err(|error| cannot(&error))?;
             // It refuses to start with both.
@@ -46,8 +51,7 @@ pub fn detect(paths: &Paths) -> Result<Option<TlsFiles>, String> {
     Ok(said.files())
 }
 
-/// The words with which it was started; none when it is not to be told from what started it, as with
-/// systemd's sockets before it runs.
+/// The words with which it was started. What listens may be another: systemd does before it runs.
 fn command_line(paths: &Paths) -> io::Result<Vec<String>> {
     let words_of = |pid: &str| -> Option<Vec<String>> {
         let line = fs::read(Path::new("/proc").join(pid).join("cmdline")).ok()?;
@@ -63,7 +67,12 @@ fn command_line(paths: &Paths) -> io::Result<Vec<String>> {
     }
     let socket = UnixStream::connect(paths.docker_socket())?;
     let listener = getsockopt(&socket, sockopt::PeerCredentials)?;
-    Ok(words_of(&listener.pid().to_string()).unwrap_or_default())
+    let pid = listener.pid();
+    words_of(&pid.to_string()).ok_or_else(|| {
+        io::Error::other(format!(
+            "expected dockerd behind its socket, found process {pid}"
+        ))
+    })
 }
 
 /// What one place says of TLS.
@@ -118,7 +127,8 @@ impl Said {
             let path = named.unwrap_or_else(|| Path::new(DEFAULT_DIR).join(name));
             Path::new(WORKING_DIR).join(path)
         };
-        let verifies = self.tlsverify == Some(true);
+        // It verifies clients unless it is told not to.
+        let verifies = self.tlsverify.or(self.tls) == Some(true);
         Some(TlsFiles {
             authority: verifies.then(|| file(self.tlscacert, "ca.pem")),
             certificate: file(self.tlscert, "cert.pem"),
@@ -167,10 +177,10 @@ mod tests {
         let shown = show(files("dockerd --tlscert=/t/c", config));
         assert_eq!(shown, "/e/ca /t/c /k");
         let defaults = "/root/.docker/cert.pem /root/.docker/key.pem";
-        assert_eq!(
-            show(files("dockerd --tls --tlscacert=/t/ca", "{}")),
-            defaults
-        );
+        let shown = show(files("dockerd --tls --tlscacert=/t/ca", "{}"));
+        assert_eq!(shown, format!("/t/ca {defaults}"));
+        let unverified = files("dockerd --tls --tlsverify=false", "{}");
+        assert_eq!(show(unverified), defaults);
         assert_eq!(show(files("dockerd --tlsverify=false", "{}")), defaults);
         for none in ["dockerd", "dockerd --tls=false", "dockerd --tlscert=/t/c"] {
             assert_eq!(files(none, "{}"), None, "{none}");
@@ -186,6 +196,7 @@ mod tests {
         fs::create_dir(dir.path().join("run")).unwrap();
         let socket = dir.path().join("run/docker.sock");
         let _listener = std::os::unix::net::UnixListener::bind(socket).unwrap();
-        assert_eq!(command_line(&Paths::below(dir.path())).unwrap(), [""; 0]);
+        let error = detect(&Paths::below(dir.path())).unwrap_err();
+        assert!(error.contains("expected dockerd"), "{error}");
     }
 }

@@ -49,7 +49,7 @@ pub(super) struct Details {
     pub(super) nickname: String,
     /// The version of its daemon: at most 255 bytes.
     pub(super) version: String,
-    /// A random number of this start of the peer.
+    /// A number of this start of the peer: greater for a later one.
     pub(super) instance: u64,
     /// The number of this start among those of the peer.
     pub(super) epoch: u64,

@@ -74,7 +74,9 @@ assert_eq "$lost" 0 "connections lost by the end of all managers, and of the tas
 # Another manager: what it says counts.
 d 3 node demote host1 >/dev/null
 # Docker takes its time to make one manager out of two.
-wait_for 60 d 3 node ls
+works_for_another() { [[ $(d 1 info -f '{{.Swarm.ControlAvailable}}') == false ]]; }
+wait_for 60 works_for_another
+wait_for 60 manages 3
 d 3 service create -d --no-resolve-image --name late --network web --constraint node.hostname==host3 lab answer >/dev/null
 wait_for 30 has_ready_tasks 2 late 1
 late=$(d 3 service inspect -f '{{range .Endpoint.VirtualIPs}}{{.Addr}}{{end}}' late)

@@ -32,6 +32,12 @@ manual=$(weave 1 attach 10.99.1.1/24 c1) other=$(weave 2 attach 10.99.1.2/24 c2)
 wait_for 5 reaches 1 c1 "$other"
 weave 1 expose >/dev/null
 weave 1 hide
+# The proxy's socket is for those who may talk to Docker.
+on 1 chgrp 5 /run/docker.sock
+weave 1 launch-proxy >/dev/null
+served() { [[ $(on 1 stat -c %g /run/weave/weave.sock) == 5 ]] && on 1 docker -H unix:///run/weave/weave.sock version; }
+wait_for 10 served
+weave 1 stop-proxy >/dev/null
 
 # Others keep away from it, and say what to do.
 assert_refused 'weave daemon' launch 1

@@ -117,10 +117,28 @@ PY
 d 1 rm -f c1 >/dev/null
 weave 1 stop >/dev/null
 
-# Found from the configuration file; without verifying, only this host is let in, or who is named.
+# Found from the configuration file. TLS alone verifies clients, as with Docker itself.
 lab dockerd 1 stop
 on 1 sh -c 'cat >/etc/docker/daemon.json' <<'JSON'
-{"tls": true, "tlscert": "/etc/docker/tls/cert.pem", "tlskey": "/etc/docker/tls/key.pem"}
+{"tls": true, "tlscacert": "/etc/docker/tls/ca.pem", "tlscert": "/etc/docker/tls/cert.pem", "tlskey": "/etc/docker/tls/key.pem"}
+JSON
+lab dockerd 1 start --host unix:///run/docker.sock --host tcp://0.0.0.0:2376
+launch 1 -H $socket -H tcp://127.0.0.1:12375 >/dev/null
+with_certificate() {
+  on 1 curl -sf --cacert /etc/docker/tls/ca.pem --cert /etc/docker/tls/client/cert.pem --key /etc/docker/tls/client/key.pem "$1"
+}
+for port in 2376 12375; do
+  wait_for 10 with_certificate "https://127.0.0.1:$port/_ping"
+  if on 1 curl -sf --cacert /etc/docker/tls/ca.pem "https://127.0.0.1:$port/_ping"; then
+    fail "port $port serves a client without a certificate"
+  fi
+done
+weave 1 stop >/dev/null
+
+# Without verifying, only this host is let in, or who is named.
+lab dockerd 1 stop
+on 1 sh -c 'cat >/etc/docker/daemon.json' <<'JSON'
+{"tlsverify": false, "tlscert": "/etc/docker/tls/cert.pem", "tlskey": "/etc/docker/tls/key.pem"}
 JSON
 lab dockerd 1 start --host unix:///run/docker.sock --host tcp://0.0.0.0:2376
 launch 1 -H $socket -H tcp://127.0.0.1:12375 -H tcp://$UNDERLAY.1:12376 >/dev/null

@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use futures_util::future::join_all;
+use socket2::{SockRef, TcpKeepalive};
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio::sync::{Semaphore, watch};
@@ -28,6 +29,9 @@ use crate::docker::socket_file::SocketFile;
 /// How many clients there may be at once; others wait until they are let in.
 const MAX_CONNECTIONS: usize = 400;
 
+/// How many clients of all listeners may have yet to agree on TLS.
+const MAX_HANDSHAKES: usize = 100;
+
 /// How long a connection may be idle, and how long where many are.
 const PATIENCE: Duration = Duration::from_secs(300);
 const IMPATIENCE: Duration = Duration::from_secs(1);
@@ -37,6 +41,9 @@ const RETRY: Duration = Duration::from_secs(1);
 
 /// How long a client may take until TLS is agreed on, where few clients are.
 const HANDSHAKE: Duration = Duration::from_secs(10);
+
+/// After how long without a word the kernel asks whether a client's host is still there, and how often.
+const KEEPALIVE: Duration = Duration::from_secs(15);
 
 /// What TLS begins with: a record of a handshake (RFC 8446, section 5.1).
 const TLS_RECORD: u8 = 22;
@@ -53,6 +60,7 @@ pub(super) struct Listeners {
     insecure: bool,
     tls: TlsSource,
     permits: Arc<Semaphore>,
+    handshakes: Arc<Semaphore>,
     /// One for each address; `None` while they are not wanted.
     states: Mutex<Option<Vec<ListenerStatus>>>,
 }
@@ -65,6 +73,7 @@ impl Listeners {
             insecure: config.insecure,
             tls: config.tls.clone(),
             permits: Arc::new(Semaphore::new(MAX_CONNECTIONS)),
+            handshakes: Arc::new(Semaphore::new(MAX_HANDSHAKES)),
             states: Mutex::default(),
         }
     }
@@ -153,28 +162,40 @@ impl Listeners {
                     }
                 };
                 self.note(index, None, door.tls());
-                // The others wait with the kernel. The semaphore is never closed.
-                let Ok(permit) = Arc::clone(&self.permits).acquire_owned().await else {
+                // The others wait with the kernel. The semaphores are never closed. Who has yet to
+                // agree on TLS keeps nobody from being served.
+                let guests = match client.agrees_at_once() {
+                    true => &self.permits,
+                    false => &self.handshakes,
+                };
+                let Ok(permit) = Arc::clone(guests).acquire_owned().await else {
                     return;
                 };
                 let rewriter = Arc::clone(rewriter);
                 let permits = Arc::clone(&self.permits);
+                let handshakes = Arc::clone(&self.handshakes);
                 clients.spawn(async move {
                     let patience = || match permits.available_permits() < MAX_CONNECTIONS / 2 {
                         true => IMPATIENCE,
                         false => PATIENCE,
                     };
                     let served = async {
-                        let deadline = HANDSHAKE.min(patience());
-                        match timeout(deadline, client.agree()).await? {
-                            Ok(client) => relay(client, &rewriter, patience).await,
-                            Err(error) => Err(error),
+                        if client.agrees_at_once() {
+                            let _permit = permit;
+                            return relay(client.agree().await?, &rewriter, patience).await;
                         }
+                        let deadline = match handshakes.available_permits() < MAX_HANDSHAKES / 2 {
+                            true => IMPATIENCE,
+                            false => HANDSHAKE,
+                        };
+                        let client = timeout(deadline, client.agree()).await??;
+                        drop(permit);
+                        let _permit = Arc::clone(&permits).acquire_owned().await;
+                        relay(client, &rewriter, patience).await
                     };
                     if let Err(error) = served.await {
                         tracing::debug!(%error, "a client of Docker's API went away");
                     }
-                    drop(permit);
                 });
             }
         }
@@ -246,7 +267,7 @@ impl Door {
             Self::Unix(listener) => Visitor::Unix(listener.accept().await?.0),
             Self::Tcp(listener, tls) => {
                 let (stream, _) = listener.accept().await?;
-                stream.set_nodelay(true)?;
+                tune(&stream)?;
                 Visitor::Tcp(stream, tls.as_ref().map(Tls::acceptor))
             }
         })
@@ -259,10 +280,23 @@ enum Visitor {
     Tcp(TcpStream, Option<TlsAcceptor>),
 }
 
+/// Small messages leave at once; a host that vanished while nothing was said is noticed by the kernel.
+fn tune(stream: &TcpStream) -> io::Result<()> {
+    stream.set_nodelay(true)?;
+    let keepalive = TcpKeepalive::new()
+        .with_time(KEEPALIVE)
+        .with_interval(KEEPALIVE);
+    SockRef::from(stream).set_tcp_keepalive(&keepalive)
+}
+
 trait Client: AsyncRead + AsyncWrite + Send {}
 impl<T: AsyncRead + AsyncWrite + Send> Client for T {}
 
 impl Visitor {
+    fn agrees_at_once(&self) -> bool {
+        !matches!(self, Self::Tcp(_, Some(_)))
+    }
+
     async fn agree(self) -> io::Result<Pin<Box<dyn Client>>> {
         match self {
             Self::Unix(stream) => Ok(Box::pin(stream)),
