@@ -464,8 +464,8 @@ fn flags_of_docker(settings: &Settings, paths: &Paths) -> Vec<String> {
         }
         Some(address) => eprintln!(
             "weave: the proxy does not listen at {address}, as DOCKER_HOST has it for Docker: \
-             without verified TLS whoever reaches it would be root; -H {address} --proxy-insecure \
-             does all the same"
+             without verified TLS whoever reaches it would be root; --proxy-insecure does all the \
+             same"
         ),
         None => {}
     }
@@ -497,8 +497,10 @@ fn directories(words: &[String], variables: &[String], paths: &Paths) -> BTreeSe
         .filter(|path| path.is_absolute() && !path.starts_with(paths.state()))
         .filter(|path| inside.of_operator(path).is_none() || path.starts_with("/var/lib"))
         .filter_map(|path| path.parent().map(PathBuf::from))
-        // Docker refuses to mount what is not there, and the whole host is not to be had.
+        // Docker would make what is not there, and the whole host is not to be had; a path with a colon
+        // cannot be told.
         .filter(|directory| directory.is_dir() && directory.parent().is_some())
+        .filter(|directory| !directory.to_string_lossy().contains(':'))
         .collect()
 }
 

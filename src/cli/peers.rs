@@ -1,6 +1,5 @@
 //! Commands that say where to connect to.
 
-
 use clap::Args;
 
 use super::client::{Client, ClientError};

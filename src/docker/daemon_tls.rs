@@ -24,8 +24,8 @@ const WORKING_DIR: &str = "/";
 pub fn detect(paths: &Paths) -> Result<Option<TlsFiles>, String> {
     let words = command_line(paths).map_err(|error| {
         format!(
-            "how Docker speaks TLS is not known, since it does not run: {error}; --tlsverify, --tls \
-             or --no-detect-tls says how the proxy is to"
+            "how Docker speaks TLS is not known: {error}; --tlsverify, --tls or --no-detect-tls says \
+             how the proxy is to"
         )
     })?;
     let mut said = Said::of_words(&words);
@@ -65,7 +65,8 @@ fn command_line(paths: &Paths) -> io::Result<Vec<String>> {
     if let Some(words) = words_of(pid.trim()) {
         return Ok(words);
     }
-    let socket = UnixStream::connect(paths.docker_socket())?;
+    let socket = UnixStream::connect(paths.docker_socket());
+    let socket = socket.map_err(|error| io::Error::other(format!("it does not run: {error}")))?;
     let listener = getsockopt(&socket, sockopt::PeerCredentials)?;
     let pid = listener.pid();
     words_of(&pid.to_string()).ok_or_else(|| {

@@ -189,8 +189,8 @@ impl Listeners {
                             false => HANDSHAKE,
                         };
                         let client = timeout(deadline, client.agree()).await??;
+                        let _guest = Arc::clone(&permits).acquire_owned().await;
                         drop(permit);
-                        let _permit = Arc::clone(&permits).acquire_owned().await;
                         relay(client, &rewriter, patience).await
                     };
                     if let Err(error) = served.await {
