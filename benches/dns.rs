@@ -8,6 +8,7 @@ use std::collections::BTreeSet;
 use std::io::Write;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::process::{Command, ExitCode};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use weave_net::dns::{Binding, LocalContainer};
@@ -42,6 +43,8 @@ const REGISTRATIONS: u64 = 200;
 /// The bounds.
 const LEAST_FOUND: f64 = 80_000.0;
 const MEDIAN: Duration = Duration::from_micros(50);
+/// Where waking a program takes the machine longer than that: how much more than a bare exchange.
+const BEYOND: Duration = Duration::from_micros(10);
 const MOST_KILOBYTES: u64 = 100_000;
 const KNOWN_WITHIN: Duration = Duration::from_millis(5);
 
@@ -73,8 +76,12 @@ fn main() -> ExitCode {
         format!("100,000 names in at most {MOST_KILOBYTES} kB"),
     ));
 
+    let bare = bare_exchange();
     let median = one_client(one.server);
-    bounds.push((median <= MEDIAN, format!("an answer in {MEDIAN:?}")));
+    bounds.push((
+        median <= MEDIAN.max(bare + BEYOND),
+        format!("an answer in {MEDIAN:?}, or {BEYOND:?} after a bare one"),
+    ));
     let found = eight_clients(one.server, "container");
     println!("8 clients: {found:.0} queries each second found");
     let unknown = eight_clients(one.server, "nobody");
@@ -113,19 +120,45 @@ fn one_change(peer: &Peer) -> Duration {
     times[times.len() / 2]
 }
 
+/// The median time of an exchange with a thread that sends back what it gets.
+fn bare_exchange() -> Duration {
+    let socket = UdpSocket::bind("127.0.0.1:0").expect("a socket");
+    let address = socket.local_addr().expect("an address");
+    let echo = thread::spawn(move || {
+        let mut buffer = [0; 512];
+        for _ in 0..WAITING {
+            let (length, from) = socket.recv_from(&mut buffer).expect("a datagram");
+            socket.send_to(&buffer[..length], from).expect("an echo");
+        }
+    });
+    let (client, asked) = (asker(address), query("container-4711"));
+    let median = exchanges("a bare exchange of datagrams", || {
+        client.send(&asked).expect("a datagram");
+        client.recv(&mut [0; 512]).expect("an echo");
+    });
+    echo.join().expect("an end");
+    median
+}
+
 fn one_client(server: SocketAddr) -> Duration {
-    let socket = asker(server);
-    let asked = query("container-4711");
+    let (socket, asked) = (asker(server), query("container-4711"));
+    exchanges("one client that waits for each answer", || {
+        assert_eq!(answers(&socket, &asked), Some(1));
+    })
+}
+
+/// The median time of one of many.
+fn exchanges(what: &str, mut exchange: impl FnMut()) -> Duration {
     let mut times: Vec<_> = (0..WAITING)
         .map(|_| {
             let begin = Instant::now();
-            assert_eq!(answers(&socket, &asked), Some(1));
+            exchange();
             begin.elapsed()
         })
         .collect();
     times.sort_unstable();
     let (median, slow) = (times[WAITING / 2], times[WAITING * 99 / 100]);
-    println!("one client that waits for each answer: p50 {median:?}, p99 {slow:?}");
+    println!("{what}: p50 {median:?}, p99 {slow:?}");
     median
 }
 
