@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 
 use self::page::{Page, labels};
 use super::Report;
-use super::report::{TunnelPeerReport, VxlanReport};
+use super::report::TunnelPeerReport;
 use crate::mesh::PeerStatus;
 
 /// All metrics of a report.
@@ -161,44 +161,42 @@ fn tunnel(page: &mut Page, report: &Report) {
         let id = peer.peer.short();
         labels(&[("peer", &peer.nickname), ("id", &id)])
     };
-    let of_peers = |value: fn(&TunnelPeerReport) -> u64| {
-        let samples = tunnel.peers.iter().map(|peer| (of_peer(peer), value(peer)));
-        samples.collect::<Vec<_>>()
-    };
-    for (name, help, value) in [
-        (
-            "weave_tunnel_sent_bytes_total",
-            "Bytes that the tunnel sent to each peer.",
-            (|peer| peer.sent.bytes) as fn(&TunnelPeerReport) -> u64,
-        ),
-        (
-            "weave_tunnel_sent_packets_total",
-            "Datagrams that the tunnel sent to each peer.",
-            |peer| peer.sent.packets,
-        ),
-        (
-            "weave_tunnel_received_bytes_total",
-            "Bytes that the tunnel received from each peer.",
-            |peer| peer.received.bytes,
-        ),
-        (
-            "weave_tunnel_received_packets_total",
-            "Datagrams that the tunnel received from each peer.",
-            |peer| peer.received.packets,
-        ),
-        (
-            "weave_tunnel_relayed_bytes_total",
-            "Bytes that the tunnel passed on to each peer for others.",
-            |peer| peer.relayed.bytes,
-        ),
-        (
-            "weave_tunnel_handshakes_total",
-            "How often keys were agreed on with each peer.",
-            |peer| peer.handshakes,
-        ),
-    ] {
-        page.counter(name, help, of_peers(value));
-    }
+    let peers: Vec<_> = tunnel.peers.iter().map(|p| (of_peer(p), p)).collect();
+    page.counters(
+        &peers,
+        [
+            (
+                "weave_tunnel_sent_bytes_total",
+                "Bytes that the tunnel sent to each peer.",
+                |peer| peer.sent.bytes,
+            ),
+            (
+                "weave_tunnel_sent_packets_total",
+                "Datagrams that the tunnel sent to each peer.",
+                |peer| peer.sent.packets,
+            ),
+            (
+                "weave_tunnel_received_bytes_total",
+                "Bytes that the tunnel received from each peer.",
+                |peer| peer.received.bytes,
+            ),
+            (
+                "weave_tunnel_received_packets_total",
+                "Datagrams that the tunnel received from each peer.",
+                |peer| peer.received.packets,
+            ),
+            (
+                "weave_tunnel_relayed_bytes_total",
+                "Bytes that the tunnel passed on to each peer for others.",
+                |peer| peer.relayed.bytes,
+            ),
+            (
+                "weave_tunnel_handshakes_total",
+                "How often keys were agreed on with each peer.",
+                |peer| peer.handshakes,
+            ),
+        ],
+    );
     let drops = tunnel.peers.iter().flat_map(|peer| {
         peer.drops.iter().map(move |(cause, count)| {
             let cause = labels(&[("cause", cause)]);
@@ -242,39 +240,40 @@ fn segments(page: &mut Page, report: &Report) {
         "The largest IP packet that containers of a segment may send.",
         mtus,
     );
-    for (name, help, value) in [
-        (
-            "weave_vxlan_sent_bytes_total",
-            "Bytes of a segment's frames that VXLAN sent to other hosts.",
-            (|vxlan| vxlan.sent.bytes) as fn(&VxlanReport) -> u64,
-        ),
-        (
-            "weave_vxlan_sent_packets_total",
-            "A segment's frames that VXLAN sent to other hosts.",
-            |vxlan| vxlan.sent.packets,
-        ),
-        (
-            "weave_vxlan_received_bytes_total",
-            "Bytes of a segment's frames that came from other hosts through VXLAN.",
-            |vxlan| vxlan.received.bytes,
-        ),
-        (
-            "weave_vxlan_received_packets_total",
-            "A segment's frames that came from other hosts through VXLAN.",
-            |vxlan| vxlan.received.packets,
-        ),
-        (
-            "weave_vxlan_drops_total",
-            "A segment's frames that VXLAN could not send, or not use.",
-            |vxlan| vxlan.dropped,
-        ),
-    ] {
-        let samples = report.segments.iter().filter_map(|segment| {
-            let labels = labels(&[("segment", segment.id.as_str())]);
-            Some((labels, value(segment.vxlan.as_ref()?)))
-        });
-        page.counter(name, help, samples);
-    }
+    let of_vxlan = report.segments.iter().filter_map(|segment| {
+        let labels = labels(&[("segment", segment.id.as_str())]);
+        Some((labels, segment.vxlan.as_ref()?))
+    });
+    page.counters(
+        &of_vxlan.collect::<Vec<_>>(),
+        [
+            (
+                "weave_vxlan_sent_bytes_total",
+                "Bytes of a segment's frames that VXLAN sent to other hosts.",
+                |vxlan| vxlan.sent.bytes,
+            ),
+            (
+                "weave_vxlan_sent_packets_total",
+                "A segment's frames that VXLAN sent to other hosts.",
+                |vxlan| vxlan.sent.packets,
+            ),
+            (
+                "weave_vxlan_received_bytes_total",
+                "Bytes of a segment's frames that came from other hosts through VXLAN.",
+                |vxlan| vxlan.received.bytes,
+            ),
+            (
+                "weave_vxlan_received_packets_total",
+                "A segment's frames that came from other hosts through VXLAN.",
+                |vxlan| vxlan.received.packets,
+            ),
+            (
+                "weave_vxlan_drops_total",
+                "A segment's frames that VXLAN could not send, or not use.",
+                |vxlan| vxlan.dropped,
+            ),
+        ],
+    );
     page.one(
         "weave_attachments",
         "Addresses that operators attached beside Docker.",

@@ -15,6 +15,9 @@ enum Kind {
 #[derive(Debug, Default)]
 pub(super) struct Page(pub(super) String);
 
+/// A counter that some have: its name, what it counts and where it stands.
+type Counter<T> = (&'static str, &'static str, fn(&T) -> u64);
+
 impl Page {
     fn declare(&mut self, name: &str, kind: &str, help: &str) {
         // Writing into a text cannot fail.
@@ -62,6 +65,18 @@ impl Page {
         samples: impl IntoIterator<Item = (String, V)>,
     ) {
         self.metric(name, Kind::Counter, help, samples);
+    }
+
+    /// Counters that all of the same have.
+    pub(super) fn counters<T, const N: usize>(
+        &mut self,
+        all: &[(String, &T)],
+        counters: [Counter<T>; N],
+    ) {
+        for (name, help, value) in counters {
+            let samples = all.iter().map(|(labels, of)| (labels.clone(), value(of)));
+            self.counter(name, help, samples);
+        }
     }
 
     pub(super) fn one(&mut self, name: &str, help: &str, value: impl Display) {
