@@ -442,21 +442,24 @@ fn flags_of_docker(settings: &Settings, paths: &Paths) -> Vec<String> {
     let mut listen = settings.proxy_addresses();
     listen.extend(implied.clone());
     let mut flags = Vec::new();
-    let mut verifies =
-        matches!(settings.proxy_tls(), TlsSource::Given(Ok(files)) if files.authority.is_some());
-    if settings.proxy_tls() == TlsSource::Docker && listen.iter().any(ProxyAddress::is_tcp) {
-        match daemon_tls::detect(paths) {
-            Ok(Some(files)) => {
-                verifies = files.authority.is_some();
-                flags.extend(flags_of(&files));
-            }
-            Ok(None) => flags.push("--no-detect-tls".to_owned()),
-            Err(error) => {
-                // Rather no TCP listener than one in the clear.
-                eprintln!("weave: {error}");
-                flags.push("--tls".to_owned());
+    let mut verifies = false;
+    match settings.proxy_tls() {
+        TlsSource::Given(Ok(files)) => verifies = files.authority.is_some(),
+        TlsSource::Docker if listen.iter().any(ProxyAddress::is_tcp) => {
+            match daemon_tls::detect(paths) {
+                Ok(Some(files)) => {
+                    verifies = files.authority.is_some();
+                    flags.extend(flags_of(&files));
+                }
+                Ok(None) => flags.push("--no-detect-tls".to_owned()),
+                Err(error) => {
+                    // Rather no TCP listener than one in the clear.
+                    eprintln!("weave: {error}");
+                    flags.push("--tls".to_owned());
+                }
             }
         }
+        TlsSource::Given(Err(_)) | TlsSource::Docker | TlsSource::Off => {}
     }
     match implied {
         Some(address) if address.is_local() || verifies || settings.proxy_insecure.0 => {

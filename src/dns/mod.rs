@@ -82,6 +82,20 @@ pub struct DnsConfig {
     pub run_dir: PathBuf,
 }
 
+#[cfg(test)]
+impl DnsConfig {
+    /// One for tests that have this directory to themselves.
+    pub(crate) fn of_test(dir: &std::path::Path) -> Self {
+        Self {
+            id: PeerId::from_bytes([1; 16]),
+            domain: "weave.local".parse().unwrap(),
+            ttl: 1,
+            listen: None,
+            run_dir: dir.to_owned(),
+        }
+    }
+}
+
 /// Why a command about names was not carried out.
 #[derive(Debug, Error)]
 #[non_exhaustive]

@@ -35,13 +35,7 @@ struct Running {
 
 async fn start() -> Running {
     let dir = tempfile::tempdir().unwrap();
-    let config = DnsConfig {
-        id: PeerId::from_bytes([1; 16]),
-        domain: "weave.local".parse().unwrap(),
-        ttl: 1,
-        listen: None,
-        run_dir: dir.path().to_owned(),
-    };
+    let config = DnsConfig::of_test(dir.path());
     let dns = Dns::start(&config, Store::at(dir.path()), |_, _| ());
     let server = Server::bind("127.0.0.1:0".parse().unwrap()).unwrap();
     let address = server.address();

@@ -12,14 +12,16 @@ for number in 1 2; do
 done
 ipam_network 2 web --subnet 10.40.0.0/24
 for number in 1 2; do run_many $number c web 3; done >"$WORK/addresses"
-identity() { on "$1" jq -S . /var/lib/weave/identity.json; }
+identity() { on "$1" jq -r .secret_key /var/lib/weave/identity.json; }
+original=$(identity 1)
 
 # Host 3 starts as who host 1 is, with all that it owns.
 on 1 tar -C /var/lib/weave -c identity.json ipam | on 3 sh -c 'mkdir -p /var/lib/weave && tar -C /var/lib/weave -x'
-assert_eq "$(identity 3)" "$(identity 1)" "identity of the clone"
+assert_eq "$(identity 3)" "$original" "identity of the clone"
 lab plugin 3 install "WEAVE_PEERS=$(peer_list 3)"
 for number in 1 2 3; do wait_for 20 has_connections $number 2; done
 [[ $(identity 3) != "$(identity 1)" ]] || fail "two hosts have one identity"
+assert_eq "$(identity 1)" "$original" "identity of the host that was there first"
 network 3 web --ipam-driver "$PLUGIN" --subnet 10.40.0.0/24
 run_many 3 c web 3 >>"$WORK/addresses"
 run_many 1 late web 3 >>"$WORK/addresses"

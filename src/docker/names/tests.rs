@@ -7,7 +7,6 @@ use crate::docker::engine::Container;
 use crate::docker::engine::tests::FakeEngine;
 use crate::network::Joined;
 use crate::store::Store;
-use crate::types::PeerId;
 
 const LIST: &str = r#"[
     {"Id":"c1c1c1","Names":["/shop"],"NetworkSettings":{"Networks":{
@@ -83,6 +82,21 @@ fn engine() -> FakeEngine {
 
 fn shown(binding: &Binding) -> Vec<&str> {
     binding.names.iter().map(DnsName::as_str).collect()
+}
+
+/// The Engine tells of a container that has ended as well.
+#[tokio::test]
+async fn an_answer_that_comes_after_its_containers_end_leaves_nothing() {
+    let mut names = names_of(&joined(), &AttachedEndpoints::new());
+    let question = Question::Container("c1c1c1".to_owned());
+    names.poll_changes();
+    while names.poll_question(&BTreeSet::new()).is_some() {}
+    let answer = ask(&engine().engine(), &question).await.unwrap().unwrap();
+    names.handle_containers([("c1c1c1".to_owned(), None)].into());
+    names.poll_changes();
+    names.handle_answer(&question, answer);
+    assert!(names.poll_changes().is_empty());
+    assert_eq!(names.poll_question(&BTreeSet::new()), None);
 }
 
 #[tokio::test]
@@ -234,13 +248,7 @@ fn one_change_among_fifty_thousand_containers() {
         })
         .collect();
     let dir = tempfile::tempdir().unwrap();
-    let config = DnsConfig {
-        id: PeerId::from_bytes([1; 16]),
-        domain: "weave.local".parse().unwrap(),
-        ttl: 1,
-        listen: None,
-        run_dir: dir.path().to_owned(),
-    };
+    let config = DnsConfig::of_test(dir.path());
     let dns = Dns::start(&config, Store::at(dir.path()), |_, _| ());
     let mut names = Names::new(config.domain);
     let timed = |what: &str, step: &mut dyn FnMut()| {
