@@ -6,7 +6,7 @@ HOSTS ?= 3
 LAB := tests/lab/lab.sh
 # Benchmarks measure what rootfs-build/build.sh makes.
 TARGET = $(shell rustc -vV | sed -n 's/^host: //p')
-AS_SHIPPED := AWS_LC_SYS_SMALL=1 RUSTFLAGS="-C target-feature=+crt-static"
+AS_SHIPPED := RUSTFLAGS="-C target-feature=+crt-static"
 
 .PHONY: help deps plugin install uninstall push check unit lab-test test manual page-test lab lab-down demo figures bench bench-ipam bench-dns fuzz
 

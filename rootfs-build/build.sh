@@ -22,8 +22,7 @@ build() {
   [[ $target != x86_64-unknown-linux-gnu ]] ||
     link=(-C link-arg=-Wl,--icf=all -C link-arg=-Wl,-z,pack-relative-relocs)
   # Naming the target keeps the flag away from build scripts and procedural macros.
-  # Built for speed, but without the 700 kB of AVX-512 that the limit has no room for.
-  AWS_LC_SYS_SMALL=1 RUSTFLAGS="-C target-feature=+crt-static" \
+  RUSTFLAGS="-C target-feature=+crt-static" \
     cargo rustc --release --locked --bin weave --target "$target" -- "${link[@]}" >&2
   echo "target/$target/release/weave"
 }

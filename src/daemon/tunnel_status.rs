@@ -8,7 +8,7 @@ use super::report::Nicknames;
 use crate::control::report::{
     TrafficReport, TransportReport, TunnelPeerReport, TunnelReport, VxlanReport,
 };
-use crate::datapath::tunnel::seal::Cipher;
+use crate::datapath::tunnel::cipher::Cipher;
 use crate::datapath::tunnel::stats::{DropReason, TrafficSnapshot};
 use crate::datapath::tunnel::{PathState, PeerStatus, TunnelStatus};
 use crate::datapath::{HybridDatapath, MaybeDatapath, mtu};

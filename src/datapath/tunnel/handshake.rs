@@ -14,7 +14,8 @@ use snow::{Builder, HandshakeState};
 use thiserror::Error;
 use zeroize::Zeroizing;
 
-use super::seal::{Cipher, RawKey};
+use super::cipher::Cipher;
+use super::seal::RawKey;
 use crate::types::PeerId;
 
 const PATTERN: &str = "Noise_XX_25519_ChaChaPoly_SHA256";

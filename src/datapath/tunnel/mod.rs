@@ -1,20 +1,23 @@
 //! The tunnel: container traffic between two hosts, encrypted and authenticated, over UDP.
 //!
 //! Each segment has a TAP in its bridge. One thread reads frames and super-frames from the TAPs,
-//! cuts, seals and sends them; one receives, opens, puts together and writes; one does all that
-//! is not per packet. Keys are agreed on through the mesh, end to end, so that a peer which
+//! cuts, seals and sends them; one receives, opens, puts together and writes, and sends what the
+//! containers answer at once; one does all that is not per packet. Keys are agreed on through the mesh, end to end, so that a peer which
 //! passes packets on for others cannot read them. [`wire`] says what travels and what a listener
 //! can see.
 //!
 //! The pure parts are [`session`], [`handshake`], [`probe`], [`segment`], [`coalesce`],
 //! [`fragment`], [`replay`], [`too_big`] and [`wire`]; the threads are in `sender`,
-//! `receiver` and `control`.
+//! `receiver` and `control`, what the first two share in `forwarder` and `outbox`.
 
+pub mod cipher;
 pub mod coalesce;
 mod control;
+mod forwarder;
 pub mod fragment;
 pub mod frame;
 pub mod handshake;
+mod outbox;
 pub mod probe;
 mod receiver;
 pub mod replay;
@@ -42,10 +45,12 @@ use rand::SeedableRng;
 use rand_chacha::ChaCha20Rng;
 use thiserror::Error;
 
+use self::cipher::Cipher;
 use self::control::{Command, Control, Events, Input};
+use self::forwarder::{Forwarder, SharedForwarder};
 use self::handshake::Identity;
 use self::probe::Prober;
-use self::seal::{Cipher, RawKey};
+use self::seal::RawKey;
 use self::session::{SessionCounts, Sessions};
 use self::stats::{DropReason, Drops, TrafficSnapshot};
 use self::table::{Path, Reader, Shared};
@@ -287,10 +292,10 @@ impl Tunnel {
             probers: 0,
             dirty: false,
         };
+        let forwarder = SharedForwarder::new(Forwarder::new(socket.clone(), events.clone()));
         let sender = sender::Sender::new(
             Reader::new(shared.clone()),
-            socket.clone(),
-            events.clone(),
+            forwarder.clone(),
             wake[0].clone(),
             tunnel.stop.clone(),
         );
@@ -298,6 +303,7 @@ impl Tunnel {
             me,
             Reader::new(shared),
             socket,
+            forwarder,
             events,
             tunnel.drops.clone(),
             wake[1].clone(),

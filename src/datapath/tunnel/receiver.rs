@@ -1,5 +1,6 @@
 //! From the underlay to the segments' TAPs: the thread that receives, opens, puts together and
-//! writes; it also answers probes and passes on what is for other peers.
+//! writes; it also answers probes and passes on what is for other peers. What containers answer
+//! at once it sends itself: that spares waking the sending thread for every acknowledgement.
 
 use std::io::{self, IoSlice};
 use std::net::SocketAddr;
@@ -12,6 +13,7 @@ use nix::sys::eventfd::EventFd;
 
 use super::coalesce::{Coalescer, FrameSink};
 use super::control::{Event, Events};
+use super::forwarder::SharedForwarder;
 use super::fragment::Reassembler;
 use super::seal::OpenError;
 use super::stats::{DropReason, Drops};
@@ -32,6 +34,7 @@ pub(super) struct Receiver {
     me: PeerId,
     reader: Reader,
     socket: Arc<UdpSocket>,
+    forwarder: SharedForwarder,
     events: Events,
     drops: Arc<Drops>,
     buffers: ReceiveBuffers,
@@ -39,6 +42,8 @@ pub(super) struct Receiver {
     relays: Vec<Transmit>,
     replies: Vec<Reply>,
     reassembler: Reassembler,
+    /// The segments that got frames from the batch at hand.
+    written: Vec<usize>,
     wake: Arc<EventFd>,
     stop: Arc<AtomicBool>,
 }
@@ -64,6 +69,7 @@ impl Receiver {
         me: PeerId,
         reader: Reader,
         socket: Arc<UdpSocket>,
+        forwarder: SharedForwarder,
         events: Events,
         drops: Arc<Drops>,
         wake: Arc<EventFd>,
@@ -73,8 +79,10 @@ impl Receiver {
             me,
             reader,
             socket,
+            forwarder,
             events,
             drops,
+            written: Vec::new(),
             buffers: ReceiveBuffers::new(),
             opened: Vec::with_capacity(OPENED),
             relays: Vec::with_capacity(OPENED),
@@ -128,6 +136,7 @@ impl Receiver {
         self.send_relays(table);
         self.send_replies(table);
         self.deliver(table);
+        self.send_answers(table);
     }
 
     fn open_entry(&mut self, table: &Table, at: usize) {
@@ -142,6 +151,7 @@ impl Receiver {
             relays: &mut self.relays,
             replies: &mut self.replies,
             reassembler: &mut self.reassembler,
+            written: &mut self.written,
             from: received.from,
             last: None,
         };
@@ -197,6 +207,7 @@ impl Receiver {
         let mut sink = Taps {
             table,
             drops: &self.drops,
+            written: &mut self.written,
         };
         let bytes = self.buffers.bytes();
         let mut coalescer = Coalescer::new();
@@ -206,6 +217,20 @@ impl Receiver {
         }
         coalescer.flush(&mut sink);
         self.opened.clear();
+    }
+
+    fn send_answers(&mut self, table: &Table) {
+        // Who is at it sends the answers too.
+        if !self.written.is_empty()
+            && let Some(mut forwarder) = self.forwarder.try_lock()
+        {
+            self.written.sort_unstable();
+            self.written.dedup();
+            for &index in &self.written {
+                forwarder.answer(table, index);
+            }
+        }
+        self.written.clear();
     }
 }
 
@@ -219,6 +244,7 @@ struct Batch<'a> {
     relays: &'a mut Vec<Transmit>,
     replies: &'a mut Vec<Reply>,
     reassembler: &'a mut Reassembler,
+    written: &'a mut Vec<usize>,
     from: SocketAddr,
     last: Option<(u32, &'a ReceiveEntry)>,
 }
@@ -327,6 +353,7 @@ impl<'a> Batch<'a> {
         let mut sink = Taps {
             table: self.table,
             drops: self.drops,
+            written: self.written,
         };
         sink.deliver(
             header.vni,
@@ -406,6 +433,7 @@ pub(super) fn seal_probe(
 struct Taps<'a> {
     table: &'a Table,
     drops: &'a Drops,
+    written: &'a mut Vec<usize>,
 }
 
 impl FrameSink for Taps<'_> {
@@ -417,16 +445,13 @@ impl FrameSink for Taps<'_> {
     }
 
     fn deliver(&mut self, vni: u32, pieces: &[IoSlice<'_>]) {
-        let segment = self
-            .table
-            .vnis
-            .get(&vni)
-            .map(|&at| &self.table.segments[at]);
-        let Some(segment) = segment else {
+        let Some(&index) = self.table.vnis.get(&vni) else {
             return self.drops.count(DropReason::NoSegment);
         };
-        if segment.tap.write(pieces).is_err() {
+        if self.table.segments[index].tap.write(pieces).is_err() {
             self.drops.count(DropReason::DeviceFailed);
+        } else if self.written.last() != Some(&index) {
+            self.written.push(index);
         }
     }
 
