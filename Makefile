@@ -60,8 +60,10 @@ bench-ipam: ## measure how fast addresses are handed out, and what a large ring 
 bench-dns: ## measure how fast names are answered, and how soon other hosts know them (with dnsperf)
 	$(AS_SHIPPED) cargo bench --locked --target $(TARGET) --bench dns
 
-bench: ## measure the datapath against other networks between namespaces (as root); writes benches/RESULTS.md
-	$(AS_SHIPPED) cargo bench --locked --target $(TARGET) --bench bench
+# WireGuard in Rust is measured too if it can be built.
+bench: plugin ## measure the datapath and attaching containers against other networks (as root); writes benches/RESULTS.md
+	-cargo install --quiet --locked --root target/tools gotatun-cli
+	PATH="$(CURDIR)/target/tools/bin:$$PATH" $(AS_SHIPPED) cargo bench --locked --target $(TARGET) --bench bench
 
 fuzz: ## run every fuzz target for FUZZ_SECONDS (60) each (needs nightly Rust and cargo-fuzz)
 	cd fuzz && for target in $$(cargo +nightly fuzz list); do \

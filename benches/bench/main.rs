@@ -4,8 +4,9 @@
 //! processors. Networks take turns in every round, so that a busy machine burdens them alike, and
 //! what is written is the median of the rounds. `BENCH_SECONDS` (5) and `BENCH_ROUNDS` (3) make
 //! it shorter or longer; `BENCH_ONLY` measures the networks that have this in their names, and
-//! writes nothing.
+//! writes nothing. How long attaching a container takes is measured on real engines, at the end.
 
+mod attach;
 mod figure;
 mod flood;
 mod lab;
@@ -58,7 +59,8 @@ fn bench() {
             }
         }
     }
-    let report = report::markdown(&results, seconds, rounds);
+    let attach = only.is_empty().then(attach::measure);
+    let report = report::markdown(&results, attach.as_ref(), seconds, rounds);
     println!("{report}");
     if only.is_empty() {
         let to = Path::new(env!("CARGO_MANIFEST_DIR")).join("benches");

@@ -3,6 +3,7 @@
 use std::fmt::Write;
 use std::fs;
 
+use crate::attach::Attach;
 use crate::figure::{Figure, Results, number};
 use crate::lab::{Underlay, sh};
 use crate::network::Kind;
@@ -23,7 +24,12 @@ struct Goal {
 }
 
 /// Everything, in Markdown.
-pub(crate) fn markdown(results: &Results, seconds: u32, rounds: u32) -> String {
+pub(crate) fn markdown(
+    results: &Results,
+    attach: Option<&Attach>,
+    seconds: u32,
+    rounds: u32,
+) -> String {
     let mut text = String::new();
     let _ = writeln!(
         text,
@@ -55,6 +61,9 @@ pub(crate) fn markdown(results: &Results, seconds: u32, rounds: u32) -> String {
     for (case, reason) in &results.skipped {
         let _ = writeln!(text, "\nNot measured: {}: {reason}.", case.name());
     }
+    attach
+        .into_iter()
+        .for_each(|attach| write_attach(&mut text, attach));
     let _ = writeln!(text, "\n| ratio | found | goal | |\n|---|--:|--:|---|");
     for goal in goals(results) {
         let Some(found) = goal.found else {
@@ -78,6 +87,20 @@ pub(crate) fn markdown(results: &Results, seconds: u32, rounds: u32) -> String {
         );
     }
     text
+}
+
+fn write_attach(text: &mut String, attach: &Attach) {
+    match attach {
+        Ok(rows) => {
+            let _ = writeln!(text, "\n| `docker run --rm` on | ms |\n|---|--:|");
+            for (network, milliseconds) in rows {
+                let _ = writeln!(text, "| {network} | {milliseconds:.0} |");
+            }
+        }
+        Err(reason) => {
+            let _ = writeln!(text, "\nNot measured: attaching containers: {reason}.");
+        }
+    }
 }
 
 fn goals(results: &Results) -> Vec<Goal> {

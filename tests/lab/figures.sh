@@ -19,17 +19,11 @@ for network in "${networks[@]}"; do
   d 1 network create -d "$driver" --attachable "fig-$network" >/dev/null
 done
 
-# Milliseconds of `docker run --rm`, from within host 2.
-run_once() { # NETWORK
-  on 2 bash -c 'begin=$EPOCHREALTIME; docker run --rm --network "$1" lab true; end=$EPOCHREALTIME
-    echo $(((${end/[.,]/} - ${begin/[.,]/}) / 1000))' - "$1"
-}
-
 run_times() { # FILE-SUFFIX: networks take turns, so that a busy machine burdens them alike
   local round network
   for ((round = 0; round < RUNS; round++)); do
-    for network in "${networks[@]}"; do run_once "fig-$network" >>"$work/run-$1-$network"; done
-    run_once none >>"$work/run-$1-none"
+    for network in "${networks[@]}"; do run_milliseconds 2 "fig-$network" >>"$work/run-$1-$network"; done
+    run_milliseconds 2 none >>"$work/run-$1-none"
   done
 }
 

@@ -179,6 +179,12 @@ lookup() { # N CONTAINER NAME: all addresses, sorted
 
 # ---- figures -------------------------------------------------------------------------------------------
 
+# Milliseconds of `docker run --rm` on host N, as seen there.
+run_milliseconds() { # N NETWORK
+  on "$1" bash -c 'begin=$EPOCHREALTIME; docker run --rm --network "$1" lab true; end=$EPOCHREALTIME
+    echo $(((${end/[.,]/} - ${begin/[.,]/}) / 1000))' - "$2"
+}
+
 # Of numbers, one in a line.
 median() { sort -n | awk '{v[NR] = $1} END {print NR % 2 ? v[(NR + 1) / 2] : (v[NR / 2] + v[NR / 2 + 1]) / 2}'; }
 
