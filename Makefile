@@ -60,9 +60,9 @@ bench-ipam: ## measure how fast addresses are handed out, and what a large ring 
 bench-dns: ## measure how fast names are answered, and how soon other hosts know them (with dnsperf)
 	$(AS_SHIPPED) cargo bench --locked --target $(TARGET) --bench dns
 
-# WireGuard in Rust is measured too if it can be built.
+# WireGuard in Rust, from the registry, is measured too if it can be built.
 bench: plugin ## measure the datapath and attaching containers against other networks (as root); writes benches/RESULTS.md
-	-cargo install --quiet --locked --root target/tools gotatun-cli
+	-cargo install --quiet --locked --root target/tools gotatun-cli@0.10.2
 	PATH="$(CURDIR)/target/tools/bin:$$PATH" $(AS_SHIPPED) cargo bench --locked --target $(TARGET) --bench bench
 
 fuzz: ## run every fuzz target for FUZZ_SECONDS (60) each (needs nightly Rust and cargo-fuzz)

@@ -40,6 +40,13 @@ pub(crate) enum Figure {
     Memory,
 }
 
+/// Which way is better.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Better {
+    More,
+    Less,
+}
+
 impl Figure {
     pub(crate) const ALL: [Self; 15] = [
         Self::Tcp,
@@ -76,6 +83,25 @@ impl Figure {
             Self::LoadMedian => "busy median",
             Self::LoadTail => "busy p99",
             Self::Memory => "RSS, MB",
+        }
+    }
+
+    /// Its name without the columns beside it.
+    pub(crate) fn long_name(self) -> &'static str {
+        match self {
+            Self::IdleMedian => "idle RTT median",
+            _ => self.name(),
+        }
+    }
+
+    /// Which way is better, of those that say how fast a network is.
+    pub(crate) fn better(self) -> Option<Better> {
+        match self {
+            Self::Tcp | Self::TcpFour | Self::Reverse | Self::ReverseFour | Self::Reached => {
+                Some(Better::More)
+            }
+            Self::Cpu | Self::IdleMedian | Self::LoadMedian => Some(Better::Less),
+            _ => None,
         }
     }
 }

@@ -212,6 +212,7 @@ fn start_wireguard(kind: Kind, lab: &Lab) -> Vec<Daemon> {
             .args(["--foreground", &device])
             .args((kind == Kind::GotaTun).then_some("--disable-drop-privileges"))
             .env("LOG_LEVEL", "error")
+            .env("WG_LOG_LEVEL", "error")
             .stdout(Stdio::null())
             .stderr(Stdio::null())
             .spawn()

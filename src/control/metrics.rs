@@ -191,9 +191,24 @@ fn tunnel(page: &mut Page, report: &Report) {
                 |peer| peer.relayed.bytes,
             ),
             (
+                "weave_tunnel_relayed_packets_total",
+                "Datagrams that the tunnel passed on to each peer for others.",
+                |peer| peer.relayed.packets,
+            ),
+            (
                 "weave_tunnel_handshakes_total",
-                "How often keys were agreed on with each peer.",
+                "How often keys were agreed on with each peer: the first time, and to replace them.",
                 |peer| peer.handshakes,
+            ),
+            (
+                "weave_tunnel_handshakes_retransmitted_total",
+                "Messages of handshakes that were sent again to each peer.",
+                |peer| peer.handshakes_retransmitted,
+            ),
+            (
+                "weave_tunnel_handshakes_refused_total",
+                "Messages of handshakes from each peer that were refused.",
+                |peer| peer.handshakes_refused,
             ),
         ],
     );
@@ -459,6 +474,7 @@ mod tests {
             "weave_mesh_changes{peer=\"node2\",id=\"0202020202\"} 12",
             "weave_mesh_received_bytes_total 2000",
             "weave_tunnel_sent_bytes_total{peer=\"node2\",id=\"0202020202\"} 1500000",
+            "weave_tunnel_handshakes_retransmitted_total{peer=\"node2\",id=\"0202020202\"} 4",
             "weave_tunnel_drops_total{peer=\"node2\",id=\"0202020202\",cause=\"replayed\"} 2",
             "weave_tunnel_drops_total{peer=\"\",id=\"\",cause=\"unknown_session\"} 1",
             "weave_dns_entries 1",

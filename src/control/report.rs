@@ -544,6 +544,7 @@ pub(crate) mod examples {
                     cipher: Some("AES-256-GCM".into()),
                     key_age_seconds: Some(75),
                     handshakes: 1,
+                    handshakes_retransmitted: 4,
                     sent: traffic(1000, 1_500_000),
                     received: traffic(3, 999),
                     drops: BTreeMap::from([("replayed".to_owned(), 2)]),

@@ -181,7 +181,7 @@ lookup() { # N CONTAINER NAME: all addresses, sorted
 
 # Milliseconds of `docker run --rm` on host N, as seen there.
 run_milliseconds() { # N NETWORK
-  on "$1" bash -c 'begin=$EPOCHREALTIME; docker run --rm --network "$1" lab true; end=$EPOCHREALTIME
+  on "$1" bash -c 'begin=$EPOCHREALTIME; docker run --rm --network "$1" lab true || exit; end=$EPOCHREALTIME
     echo $(((${end/[.,]/} - ${begin/[.,]/}) / 1000))' - "$2"
 }
 

@@ -62,7 +62,7 @@ impl Events {
     pub(super) fn push(&self, event: Event) {
         if self.waiting.load(Ordering::Relaxed) < MAX_EVENTS {
             self.waiting.fetch_add(1, Ordering::Relaxed);
-            // The control thread ends last.
+            // Whoever is told to stop needs no news.
             let _ = self.inputs.send(Input::Event(event));
         }
     }
@@ -310,16 +310,13 @@ impl Control {
     }
 
     fn drain_sessions(&mut self, now: Instant) {
-        while let Some((peer, message)) = self.sessions.poll_message() {
-            (self.output)(Output::Message(peer, message.into()));
-        }
+        // Keys before messages: as soon as the peer has read one, it may use what was agreed on.
         while let Some(event) = self.sessions.poll_event() {
             self.dirty = true;
             match event {
                 SessionEvent::Receive(key) => {
                     self.peer(key.peer());
                     self.receive.insert(key.index(), key);
-                    // The peer may use it as soon as it hears of it.
                     self.publish();
                 }
                 SessionEvent::Send(peer, key) => {
@@ -332,6 +329,9 @@ impl Control {
                 }
                 SessionEvent::Retire(index) => drop(self.receive.remove(&index)),
             }
+        }
+        while let Some((peer, message)) = self.sessions.poll_message() {
+            (self.output)(Output::Message(peer, message.into()));
         }
     }
 
@@ -516,7 +516,7 @@ impl Peer {
             let path = Path::relayed(to, me, peer, prober.mtu(), prober.settled());
             return (PathState::relayed(via, &path, prober), Some(path));
         }
-        // Nothing has answered: frames go on as they went, or to where the peer should be.
+        // Nothing has answered: frames go to where the peer should be, if that is known.
         let unproven = self.endpoint.map(|to| Path {
             to,
             relay: None,

@@ -1,7 +1,7 @@
 //! From the segments' TAPs to the peers: what reads, looks up and hands on.
 
 use std::io;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
+use std::sync::{Arc, Mutex, MutexGuard, TryLockError};
 
 use nix::libc;
 
@@ -55,8 +55,10 @@ impl Forwarder {
     }
 
     /// Sends what a container answered at once to the frames that were just written, as its
-    /// kernel does with pings and acknowledgements. What is more is left to the sending thread.
+    /// kernel does with pings and acknowledgements. What is more is left to the sending thread,
+    /// and what the socket has no room for is lost: the caller has to receive.
     pub(super) fn answer(&mut self, table: &Table, index: usize) {
+        self.out.set_patient(false);
         for _ in 0..ANSWERS {
             match self.forward_next(table, index) {
                 Ok(len) if len <= SMALL => {}
@@ -64,13 +66,14 @@ impl Forwarder {
             }
         }
         self.out.flush(table);
+        self.out.set_patient(true);
     }
 
     /// Reads one frame and hands it on; returns its bytes.
     fn forward_next(&mut self, table: &Table, index: usize) -> io::Result<usize> {
         let len = table.segments[index].tap.read(&mut self.frame)?;
         self.forward(table, index, len);
-        Ok(len)
+        Ok(len.saturating_sub(VNET_HEADER))
     }
 
     fn forward(&mut self, table: &Table, index: usize, len: usize) {
@@ -116,18 +119,28 @@ impl SharedForwarder {
     }
 
     /// Waits for its turn.
-    pub(super) fn lock(&self) -> MutexGuard<'_, Forwarder> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    ///
+    /// # Errors
+    /// When a thread died at it. What it left is not sent: it may not be sealed yet.
+    pub(super) fn lock(&self) -> io::Result<MutexGuard<'_, Forwarder>> {
+        self.0.lock().map_err(|_| died())
     }
 
     /// Its turn, if nobody else is at it.
-    pub(super) fn try_lock(&self) -> Option<MutexGuard<'_, Forwarder>> {
+    ///
+    /// # Errors
+    /// As for [`lock`](Self::lock).
+    pub(super) fn try_lock(&self) -> io::Result<Option<MutexGuard<'_, Forwarder>>> {
         match self.0.try_lock() {
-            Ok(forwarder) => Some(forwarder),
-            Err(TryLockError::Poisoned(poisoned)) => Some(poisoned.into_inner()),
-            Err(TryLockError::WouldBlock) => None,
+            Ok(forwarder) => Ok(Some(forwarder)),
+            Err(TryLockError::Poisoned(_)) => Err(died()),
+            Err(TryLockError::WouldBlock) => Ok(None),
         }
     }
+}
+
+fn died() -> io::Error {
+    io::Error::other("a thread died while it was sending")
 }
 
 /// Whether a read failed for now only.

@@ -20,7 +20,8 @@ use crate::types::Vni;
 
 /// Bytes sealed before they are sent: enough for several super-frames.
 const ARENA: usize = 512 * 1024;
-/// Frames up to this size are packed together: at least two then fit into a datagram.
+/// Frames up to this size are packed together: two then fit into a datagram of an underlay of
+/// 1,500 bytes.
 pub(super) const SMALL: usize = 700;
 
 /// What is sealed and not yet sent.
@@ -33,6 +34,8 @@ pub(super) struct Outbox {
     /// Whether the last transmit can take more.
     open: bool,
     packers: Vec<Packer>,
+    /// Whether what finds no room in the socket waits for it; else it is lost.
+    patient: bool,
 }
 
 /// Small frames for one peer and segment, waiting until the TAP is empty or the datagram full.
@@ -53,7 +56,13 @@ impl Outbox {
             transmits: Vec::with_capacity(256),
             open: false,
             packers: Vec::new(),
+            patient: true,
         }
+    }
+
+    /// From now on, whether what finds no room in the socket waits for it; else it is lost.
+    pub(super) fn set_patient(&mut self, patient: bool) {
+        self.patient = patient;
     }
 
     /// Takes one frame for one peer. Some of it may wait until [`flush`](Self::flush).
@@ -370,7 +379,7 @@ impl Outbox {
         self.socket.send(
             &self.arena[..self.used],
             &self.transmits,
-            true,
+            self.patient,
             |slot, error| {
                 let Some(peer) = table.peers.get(slot).and_then(Option::as_ref) else {
                     return;

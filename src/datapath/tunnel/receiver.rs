@@ -1,9 +1,10 @@
 //! From the underlay to the segments' TAPs: the thread that receives, opens, puts together and
 //! writes; it also answers probes and passes on what is for other peers. What containers answer
-//! at once it sends itself: that spares waking the sending thread for every acknowledgement.
+//! at once it sends itself, without waiting until the sending thread is awake.
 
 use std::io::{self, IoSlice};
 use std::net::SocketAddr;
+use std::ops::Range;
 use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -22,7 +23,7 @@ use super::wire::{
     BODY_HEADER, BodyHeader, BodyKind, HEADER, OVERHEAD, Outer, Probe, RELAY_HEADER, RelayHeader,
     TAG,
 };
-use crate::linux::tap::{Gso, VnetHeader};
+use crate::linux::tap::Gso;
 use crate::linux::udp::{MAX_SEGMENTS, MAX_SEND, ReceiveBuffers, Transmit, UdpSocket};
 use crate::types::PeerId;
 
@@ -48,13 +49,19 @@ pub(super) struct Receiver {
     stop: Arc<AtomicBool>,
 }
 
-/// A packet opened in its place.
+/// What a packet brought.
 struct Opened {
     key: u32,
     counter: u64,
     header: BodyHeader,
-    start: usize,
-    end: usize,
+    body: Body,
+}
+
+enum Body {
+    /// Opened in its place in the buffers.
+    Received(Range<usize>),
+    /// Put together from fragments.
+    Reassembled(Vec<u8>),
 }
 
 /// An answer to a probe.
@@ -102,7 +109,7 @@ impl Receiver {
                     if self.reader.refresh() {
                         table = self.reader.table();
                     }
-                    self.handle_batch(&table, count);
+                    self.handle_batch(&table, count)?;
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.wait()?,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
@@ -129,14 +136,14 @@ impl Receiver {
         Ok(())
     }
 
-    fn handle_batch(&mut self, table: &Table, count: usize) {
+    fn handle_batch(&mut self, table: &Table, count: usize) -> io::Result<()> {
         for at in 0..count {
             self.open_entry(table, at);
         }
         self.send_relays(table);
         self.send_replies(table);
         self.deliver(table);
-        self.send_answers(table);
+        self.send_answers(table)
     }
 
     fn open_entry(&mut self, table: &Table, at: usize) {
@@ -151,7 +158,6 @@ impl Receiver {
             relays: &mut self.relays,
             replies: &mut self.replies,
             reassembler: &mut self.reassembler,
-            written: &mut self.written,
             from: received.from,
             last: None,
         };
@@ -212,17 +218,22 @@ impl Receiver {
         let bytes = self.buffers.bytes();
         let mut coalescer = Coalescer::new();
         for opened in &self.opened {
-            let body = &bytes[opened.start..opened.end];
+            let body = match &opened.body {
+                Body::Received(range) => &bytes[range.clone()],
+                Body::Reassembled(frame) => frame,
+            };
             coalescer.push(opened.key, opened.counter, &opened.header, body, &mut sink);
         }
         coalescer.flush(&mut sink);
         self.opened.clear();
     }
 
-    fn send_answers(&mut self, table: &Table) {
-        // Who is at it sends the answers too.
+    fn send_answers(&mut self, table: &Table) -> io::Result<()> {
+        // Who is at it sends the answers too; and by an older table than others used meanwhile
+        // they might overtake or be overtaken.
         if !self.written.is_empty()
-            && let Some(mut forwarder) = self.forwarder.try_lock()
+            && let Some(mut forwarder) = self.forwarder.try_lock()?
+            && self.reader.is_latest()
         {
             self.written.sort_unstable();
             self.written.dedup();
@@ -231,6 +242,7 @@ impl Receiver {
             }
         }
         self.written.clear();
+        Ok(())
     }
 }
 
@@ -244,7 +256,6 @@ struct Batch<'a> {
     relays: &'a mut Vec<Transmit>,
     replies: &'a mut Vec<Reply>,
     reassembler: &'a mut Reassembler,
-    written: &'a mut Vec<usize>,
     from: SocketAddr,
     last: Option<(u32, &'a ReceiveEntry)>,
 }
@@ -312,8 +323,7 @@ impl<'a> Batch<'a> {
                 key: receiver,
                 counter,
                 header,
-                start: start + HEADER + BODY_HEADER,
-                end: start + len - TAG,
+                body: Body::Received(start + HEADER + BODY_HEADER..start + len - TAG),
             }),
             BodyKind::Fragment => {
                 let name = (receiver, counter.wrapping_sub(header.index.into()));
@@ -321,7 +331,19 @@ impl<'a> Batch<'a> {
                     .reassembler
                     .push(name, header.index, header.count, payload);
                 if let Some(frame) = frame {
-                    self.deliver_whole(&header, &frame);
+                    // In its turn: those of the flow that came before it are not delivered yet.
+                    let header = BodyHeader {
+                        kind: BodyKind::Segment(Gso::None),
+                        index: 0,
+                        count: 1,
+                        ..header
+                    };
+                    self.opened.push(Opened {
+                        key: receiver,
+                        counter,
+                        header,
+                        body: Body::Reassembled(frame),
+                    });
                 }
             }
             BodyKind::Probe => {
@@ -341,24 +363,6 @@ impl<'a> Batch<'a> {
                 }
             }
         }
-    }
-
-    fn deliver_whole(&mut self, header: &BodyHeader, frame: &[u8]) {
-        let vnet = VnetHeader {
-            csum_start: header.csum_start.into(),
-            csum_offset: header.csum_offset.into(),
-            gso: Gso::None,
-            ..VnetHeader::default()
-        };
-        let mut sink = Taps {
-            table: self.table,
-            drops: self.drops,
-            written: self.written,
-        };
-        sink.deliver(
-            header.vni,
-            &[IoSlice::new(&vnet.encode()), IoSlice::new(frame)],
-        );
     }
 
     fn handle_relay(&mut self, relay: RelayHeader, datagram: &mut [u8], start: usize) {

@@ -54,14 +54,17 @@ impl Sender {
             if woken {
                 let _ = self.wake.read();
             }
-            if self.reader.refresh() {
-                table = self.reader.table();
-                epoll = self.watch(&table)?;
-                continue;
-            }
             for event in &ready[..count] {
+                let mut forwarder = self.forwarder.lock()?;
+                // By an older table than the frames before them, these might overtake or be
+                // overtaken. What is waiting is reported again.
+                if self.reader.refresh() {
+                    table = self.reader.table();
+                    epoll = self.watch(&table)?;
+                    break;
+                }
                 let index = usize::try_from(event.data()).unwrap_or(usize::MAX);
-                if index < table.segments.len() && !self.forwarder.lock().drain(&table, index) {
+                if index < table.segments.len() && !forwarder.drain(&table, index) {
                     let _ = epoll.delete(&table.segments[index].tap);
                 }
             }

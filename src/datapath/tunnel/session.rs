@@ -17,11 +17,14 @@ use rand::RngExt;
 use rand_chacha::ChaCha20Rng;
 
 use super::handshake::{Handshake, HandshakeError, Identity, Keys, Message};
-use super::seal::{ReceiveKey, SendKey};
+use super::seal::{MAX_PACKETS, ReceiveKey, SendKey};
 use crate::types::PeerId;
 
 /// How long a key is used, as WireGuard does (`REKEY_AFTER_TIME`).
 const REKEY_AFTER: Duration = Duration::from_secs(120);
+/// After how many packets a key is replaced though its time has not come: half of what it may
+/// seal, so that new ones can be agreed on meanwhile.
+const REKEY_AFTER_PACKETS: u64 = MAX_PACKETS / 2;
 /// How much later the side that did not begin takes its turn.
 const REKEY_PATIENCE: Duration = Duration::from_secs(10);
 /// How long packets under a replaced key are still taken.
@@ -102,6 +105,7 @@ struct Answered {
 
 struct Current {
     local_index: u32,
+    send: Arc<SendKey>,
     since: Instant,
     initiator: bool,
 }
@@ -200,7 +204,8 @@ impl Sessions {
         self.handle_done(peer, attempt.number, now);
     }
 
-    /// Does what is due.
+    /// Does what is due. Packets are no event: to be called every few seconds under traffic, so
+    /// that keys are replaced before they are used up.
     pub fn handle_timeout(&mut self, now: Instant) {
         let peers: Vec<PeerId> = self.peers.keys().copied().collect();
         for peer in peers {
@@ -427,11 +432,13 @@ impl Sessions {
         initiator: bool,
         now: Instant,
     ) {
-        self.events.push_back(SessionEvent::Send(peer, send));
+        self.events
+            .push_back(SessionEvent::Send(peer, send.clone()));
         let state = self.peers.entry(peer).or_default();
         state.counts.established += 1;
         let before = state.current.replace(Current {
             local_index,
+            send,
             since: now,
             initiator,
         });
@@ -482,7 +489,8 @@ impl Sessions {
 
     fn replace(&mut self, peer: PeerId, now: Instant) {
         let due = self.peers.get(&peer).is_some_and(|state| {
-            state.wanted && state.attempt.is_none() && state.rekey_at().is_some_and(|at| at <= now)
+            let due = state.used_up() || state.rekey_at().is_some_and(|at| at <= now);
+            state.wanted && state.attempt.is_none() && due
         });
         if due {
             self.begin(peer, now);
@@ -522,6 +530,11 @@ impl Peer {
             REKEY_PATIENCE
         };
         Some(current.since + REKEY_AFTER + patience)
+    }
+
+    fn used_up(&self) -> bool {
+        let current = self.current.as_ref();
+        current.is_some_and(|current| current.send.used() >= REKEY_AFTER_PACKETS)
     }
 }
 
@@ -693,6 +706,21 @@ mod tests {
             assert!(pair.connected());
             assert_eq!(pair.lost_packets, before);
         }
+    }
+
+    #[test]
+    fn keys_are_replaced_before_they_are_used_up() {
+        let mut pair = Pair::new(0, 7);
+        pair.want(0);
+        pair.want(1);
+        pair.step();
+        let key = pair.nodes[0].send.clone().unwrap();
+        key.reserve(REKEY_AFTER_PACKETS - key.used() - 1);
+        pair.step();
+        pair.step();
+        let other = pair.nodes[1].id;
+        assert_eq!(pair.nodes[0].sessions.counts(other).established, 2);
+        assert_eq!(pair.lost_packets, 0);
     }
 
     #[test]

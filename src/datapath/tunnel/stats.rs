@@ -105,7 +105,7 @@ impl Drops {
     }
 }
 
-/// Counters of one direction, on a cache line of their own: each direction has its thread.
+/// Counters of one direction, on a cache line of their own: mostly, each direction has its thread.
 #[derive(Debug, Default)]
 #[repr(align(64))]
 pub struct Traffic {

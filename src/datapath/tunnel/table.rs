@@ -158,13 +158,17 @@ impl Reader {
 
     /// Takes up the latest table; returns whether it is another.
     pub(super) fn refresh(&mut self) -> bool {
-        let generation = self.shared.generation.load(Ordering::Acquire);
-        if generation == self.generation {
+        if self.is_latest() {
             return false;
         }
-        self.generation = generation;
+        self.generation = self.shared.generation.load(Ordering::Acquire);
         self.table = self.shared.latest();
         true
+    }
+
+    /// Whether there is no later table than the one taken up last.
+    pub(super) fn is_latest(&self) -> bool {
+        self.shared.generation.load(Ordering::Acquire) == self.generation
     }
 
     /// The table taken up last.

@@ -9,8 +9,8 @@
 //!
 //! Numbers are big-endian. The 16 bytes before the sealed part are authenticated with it. Who
 //! listens on the underlay learns the size and time of each datagram, the receiver index (a
-//! random number per pair of peers, new with each key) and the counter; a relaying peer also
-//! learns who talks to whom. Whether a datagram is a part of a larger frame, its segment, its
+//! random number per pair of peers, new with each key) and the counter, and of packets that other
+//! peers pass on the names of both ends. Whether a datagram is a part of a larger frame, its segment, its
 //! addresses and its content are inside the sealed part.
 
 use crate::linux::tap::Gso;
