@@ -3,11 +3,11 @@
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::IoSlice;
-use std::net::SocketAddr;
+use std::net::{SocketAddr, UdpSocket};
 use std::os::fd::AsFd;
 use std::process::{Child, Command, Output as Outcome, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Barrier, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -506,6 +506,57 @@ fn underlays_from_1280_to_9000_are_filled_but_not_overfilled() {
             );
         }
     }
+}
+
+/// Small ones are packed together, the largest are fragmented, others go as they are: whatever
+/// becomes of them, none overtakes another, also while both sides send.
+#[test]
+fn frames_of_all_sizes_stay_in_order() {
+    const DATAGRAMS: u32 = 5000;
+    if !privileged() {
+        return;
+    }
+    let lab = Lab::full(2, 1300, 1450);
+    let both_listen = Barrier::new(2);
+    let exchange = |at: u8| {
+        lab.in_container(at, "sysctl -qw net.ipv4.ip_no_pmtu_disc=1");
+        lab.inside("c", at, || {
+            let socket = UdpSocket::bind("0.0.0.0:7000").unwrap();
+            socket
+                .set_read_timeout(Some(Duration::from_secs(1)))
+                .unwrap();
+            both_listen.wait();
+            thread::scope(|scope| {
+                scope.spawn(|| {
+                    for number in 0..DATAGRAMS {
+                        let size = [60, 1400, 300, 1100, 1300, 20][number as usize % 6];
+                        let mut datagram = vec![0; size];
+                        datagram[..4].copy_from_slice(&number.to_be_bytes());
+                        let to = format!("10.0.0.{}:7000", 2 - at);
+                        socket.send_to(&datagram, to).unwrap();
+                    }
+                });
+                let mut numbers = Vec::new();
+                let mut datagram = [0; 2000];
+                while numbers.last() != Some(&(DATAGRAMS - 1))
+                    && let Ok(len) = socket.recv(&mut datagram)
+                {
+                    assert!(len >= 20);
+                    numbers.push(u32::from_be_bytes(*datagram.first_chunk().unwrap()));
+                }
+                numbers
+            })
+        })
+    };
+    thread::scope(|scope| {
+        let other = scope.spawn(|| exchange(1));
+        for numbers in [exchange(0), other.join().unwrap()] {
+            // Who reads too slowly loses some.
+            assert!(numbers.len() > DATAGRAMS as usize / 10, "{}", numbers.len());
+            let overtaken = numbers.windows(2).find(|pair| pair[0] >= pair[1]);
+            assert_eq!(overtaken, None);
+        }
+    });
 }
 
 #[test]
