@@ -230,6 +230,13 @@ pub struct TunnelStatus {
     pub dead: Vec<String>,
 }
 
+/// What a thread of the datapath is told by the others.
+struct Signals {
+    /// There is a new table, or the end has come.
+    wake: Arc<EventFd>,
+    stop: Arc<AtomicBool>,
+}
+
 /// The running tunnel; it stops when dropped.
 pub struct Tunnel {
     inputs: Queue<Input>,
@@ -292,12 +299,15 @@ impl Tunnel {
             probers: 0,
             dirty: false,
         };
+        let signals = |wake: &Arc<EventFd>| Signals {
+            wake: wake.clone(),
+            stop: tunnel.stop.clone(),
+        };
         let forwarder = SharedForwarder::new(Forwarder::new(socket.clone(), events.clone()));
         let sender = sender::Sender::new(
             Reader::new(shared.clone()),
             forwarder.clone(),
-            wake[0].clone(),
-            tunnel.stop.clone(),
+            signals(&wake[0]),
         );
         let receiver = receiver::Receiver::new(
             me,
@@ -306,8 +316,7 @@ impl Tunnel {
             forwarder,
             events,
             tunnel.drops.clone(),
-            wake[1].clone(),
-            tunnel.stop.clone(),
+            signals(&wake[1]),
         );
         tunnel.spawn("weave-control", move || {
             control.run(&queue);

@@ -7,11 +7,11 @@ use std::net::SocketAddr;
 use std::ops::Range;
 use std::os::fd::AsFd;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::eventfd::EventFd;
 
+use super::Signals;
 use super::coalesce::{Coalescer, FrameSink};
 use super::control::{Event, Events};
 use super::forwarder::SharedForwarder;
@@ -45,8 +45,7 @@ pub(super) struct Receiver {
     reassembler: Reassembler,
     /// The segments that got frames from the batch at hand.
     written: Vec<usize>,
-    wake: Arc<EventFd>,
-    stop: Arc<AtomicBool>,
+    signals: Signals,
 }
 
 /// What a packet brought.
@@ -79,8 +78,7 @@ impl Receiver {
         forwarder: SharedForwarder,
         events: Events,
         drops: Arc<Drops>,
-        wake: Arc<EventFd>,
-        stop: Arc<AtomicBool>,
+        signals: Signals,
     ) -> Self {
         Self {
             me,
@@ -95,15 +93,14 @@ impl Receiver {
             relays: Vec::with_capacity(OPENED),
             replies: Vec::with_capacity(OPENED),
             reassembler: Reassembler::default(),
-            wake,
-            stop,
+            signals,
         }
     }
 
     /// Works until told to stop.
     pub(super) fn run(mut self) -> io::Result<()> {
         let mut table = self.reader.table();
-        while !self.stop.load(Ordering::Relaxed) {
+        while !self.signals.stop.load(Ordering::Relaxed) {
             match self.socket.receive(&mut self.buffers) {
                 Ok(count) => {
                     if self.reader.refresh() {
@@ -123,7 +120,7 @@ impl Receiver {
     fn wait(&self) -> io::Result<()> {
         let mut fds = [
             PollFd::new(self.socket.as_fd(), PollFlags::POLLIN),
-            PollFd::new(self.wake.as_fd(), PollFlags::POLLIN),
+            PollFd::new(self.signals.wake.as_fd(), PollFlags::POLLIN),
         ];
         match poll(&mut fds, PollTimeout::NONE) {
             Ok(_) => {}
@@ -131,7 +128,7 @@ impl Receiver {
             Err(errno) => return Err(errno.into()),
         }
         if fds[1].any() == Some(true) {
-            let _ = self.wake.read();
+            let _ = self.signals.wake.read();
         }
         Ok(())
     }

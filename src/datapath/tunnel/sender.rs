@@ -2,12 +2,11 @@
 
 use std::io;
 use std::os::fd::AsRawFd;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 
 use nix::sys::epoll::{Epoll, EpollEvent, EpollFlags, EpollTimeout};
-use nix::sys::eventfd::EventFd;
 
+use super::Signals;
 use super::forwarder::SharedForwarder;
 use super::table::{Reader, Table};
 
@@ -20,22 +19,15 @@ const WAKE: u64 = u64::MAX;
 pub(super) struct Sender {
     reader: Reader,
     forwarder: SharedForwarder,
-    wake: Arc<EventFd>,
-    stop: Arc<AtomicBool>,
+    signals: Signals,
 }
 
 impl Sender {
-    pub(super) fn new(
-        reader: Reader,
-        forwarder: SharedForwarder,
-        wake: Arc<EventFd>,
-        stop: Arc<AtomicBool>,
-    ) -> Self {
+    pub(super) fn new(reader: Reader, forwarder: SharedForwarder, signals: Signals) -> Self {
         Self {
             reader,
             forwarder,
-            wake,
-            stop,
+            signals,
         }
     }
 
@@ -44,7 +36,7 @@ impl Sender {
         let mut table = self.reader.table();
         let mut epoll = self.watch(&table)?;
         let mut ready = [EpollEvent::empty(); READY];
-        while !self.stop.load(Ordering::Relaxed) {
+        while !self.signals.stop.load(Ordering::Relaxed) {
             let count = match epoll.wait(&mut ready, EpollTimeout::NONE) {
                 Ok(count) => count,
                 Err(nix::Error::EINTR) => continue,
@@ -52,7 +44,7 @@ impl Sender {
             };
             let woken = ready[..count].iter().any(|event| event.data() == WAKE);
             if woken {
-                let _ = self.wake.read();
+                let _ = self.signals.wake.read();
             }
             for event in &ready[..count] {
                 let mut forwarder = self.forwarder.lock()?;
@@ -74,7 +66,10 @@ impl Sender {
 
     fn watch(&self, table: &Table) -> io::Result<Epoll> {
         let epoll = Epoll::new(nix::sys::epoll::EpollCreateFlags::EPOLL_CLOEXEC)?;
-        epoll.add(&*self.wake, EpollEvent::new(EpollFlags::EPOLLIN, WAKE))?;
+        epoll.add(
+            &*self.signals.wake,
+            EpollEvent::new(EpollFlags::EPOLLIN, WAKE),
+        )?;
         for (index, segment) in table.segments.iter().enumerate() {
             let event = EpollEvent::new(EpollFlags::EPOLLIN, index as u64);
             if let Err(errno) = epoll.add(&*segment.tap, event) {
@@ -87,6 +82,6 @@ impl Sender {
 
 impl std::fmt::Debug for Sender {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Sender({})", self.wake.as_raw_fd())
+        write!(f, "Sender({})", self.signals.wake.as_raw_fd())
     }
 }
