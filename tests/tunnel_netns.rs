@@ -13,7 +13,9 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use nix::sched::{CloneFlags, setns};
-use weave_net::datapath::tunnel::{Output, PathState, PeerRoute, Tunnel, TunnelConfig};
+use weave_net::datapath::tunnel::{
+    Output, PathState, PeerRoute, Tunnel, TunnelConfig, TunnelError,
+};
 use weave_net::datapath::{Forwarding, Via};
 use weave_net::linux::tap::{Tap, VNET_HEADER, VnetHeader};
 use weave_net::types::{PeerId, SegmentId, Vni};
@@ -37,6 +39,7 @@ fn try_sh(line: &str) -> Outcome {
 fn privileged() -> bool {
     let allowed = nix::unistd::geteuid().is_root() && try_sh("ip netns list").status.success();
     if !allowed {
+        assert!(std::env::var_os("CI").is_none(), "the gate runs as root");
         eprintln!("skipped: needs root and network namespaces");
     }
     allowed
@@ -47,6 +50,8 @@ fn privileged() -> bool {
 struct Mesh {
     tunnels: Mutex<BTreeMap<PeerId, Arc<Tunnel>>>,
     stuck: AtomicBool,
+    /// Whoever holds it keeps the control threads waiting at what they have to say next.
+    gate: Mutex<()>,
 }
 
 impl Mesh {
@@ -201,10 +206,13 @@ impl Lab {
             seed: rand::random(),
         };
         let (mesh, me) = (self.mesh.clone(), host.peer);
-        let output = move |output| match output {
-            Output::Message(to, message) => mesh.carry(me, to, message),
-            Output::Path(peer, state) => eprintln!("{me:?}: {peer:?} {state:?}"),
-            Output::Unrouted(peer) => eprintln!("{me:?}: no way to {peer:?}"),
+        let output = move |output| {
+            drop(mesh.gate.lock());
+            match output {
+                Output::Message(to, message) => mesh.carry(me, to, message),
+                Output::Path(peer, state) => eprintln!("{me:?}: {peer:?} {state:?}"),
+                Output::Unrouted(peer) => eprintln!("{me:?}: no way to {peer:?}"),
+            }
         };
         let tunnel = self.inside("h", at, || Tunnel::start(config, output).unwrap());
         let vni = Vni::try_from(5).unwrap();
@@ -477,6 +485,22 @@ fn containers_without_offloads_are_served() {
 }
 
 #[test]
+fn datagrams_that_the_kernel_does_not_aggregate_are_taken_one_by_one() {
+    if !privileged() {
+        return;
+    }
+    let lab = Lab::full(2, 1500, 1400);
+    for at in 0..2 {
+        let host = lab.ns("h", at);
+        sh(&format!(
+            "ip netns exec {host} ethtool -K eth0 tx-udp-segmentation off gro off"
+        ));
+    }
+    assert!(lab.iperf(0, 1, "-t 1 -P 2") > 0.1);
+    assert!(lab.ping(0, 1, "-c 20 -s 20000"));
+}
+
+#[test]
 fn underlays_from_1280_to_9000_are_filled_but_not_overfilled() {
     if !privileged() {
         return;
@@ -614,6 +638,45 @@ fn an_address_that_changes_is_followed_while_the_mesh_is_stuck() {
     assert!(lab.ping(0, 1, "-c 5"));
     let peers = lab.tunnel(0).status().unwrap().peers;
     assert_eq!(peers[0].endpoint.unwrap().ip().to_string(), "192.168.77.22");
+}
+
+#[test]
+fn a_port_that_a_nat_changes_is_followed() {
+    if !privileged() {
+        return;
+    }
+    let lab = Lab::full(2, 1500, 1400);
+    let host = lab.ns("h", 0);
+    sh(&format!(
+        "ip netns exec {host} nft 'table ip nat {{
+         chain leave {{ type filter hook output priority 0; udp sport 6783 udp sport set 7000; }};
+         chain come {{ type filter hook prerouting priority 0; udp dport 7000 udp dport set 6783; }}; }}'"
+    ));
+    let port = || {
+        let status = lab.tunnel(1).status().unwrap();
+        status.peers[0].endpoint.map(|endpoint| endpoint.port())
+    };
+    wait_until("the new port is known", || port() == Some(7000));
+    assert!(lab.ping(0, 1, "-c 20"));
+    assert!(lab.ping(1, 0, "-c 20"));
+}
+
+#[test]
+fn traffic_goes_on_while_the_control_thread_is_stuck() {
+    if !privileged() {
+        return;
+    }
+    let lab = Lab::full(2, 1500, 1400);
+    let gate = lab.mesh.gate.lock();
+    let stranger = PeerId::from_bytes([3; 16]);
+    lab.tunnel(0).set_peer(stranger, PeerRoute::default());
+    wait_until("it gives no answer", || {
+        matches!(lab.tunnel(0).status(), Err(TunnelError::Stuck))
+    });
+    assert!(lab.ping(0, 1, "-c 50"));
+    assert!(lab.iperf(0, 1, "-t 1") > 0.1);
+    drop(gate);
+    assert!(lab.tunnel(0).status().is_ok());
 }
 
 #[test]
