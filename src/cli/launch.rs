@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io;
 use std::net::{Ipv6Addr, SocketAddr, TcpListener};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Args;
@@ -16,7 +16,8 @@ use tokio::time::{Instant, sleep};
 use super::client::{Client, ClientError};
 use super::{parts, terminal};
 use crate::config::{
-    HOST_ROOT_VARIABLE, HostAddress, Paths, ProxyAddress, Settings, TlsFiles, TlsSource,
+    DockerSocket, HOST_ROOT_VARIABLE, HostAddress, Paths, ProxyAddress, Settings, TlsFiles,
+    TlsSource,
 };
 use crate::control::socket::SwitchPart;
 use crate::control::{Part, Switch, Targets};
@@ -175,7 +176,11 @@ impl Launch {
         if before.is_none() {
             // In front: what follows `--` are peers, and what the user says wins.
             let mut found = flags_of_docker(&settings, paths);
-            found.extend(of_client.map(|socket| format!("--docker-socket={socket}")));
+            found.extend(
+                of_client
+                    .iter()
+                    .map(|socket| format!("--docker-socket={socket}")),
+            );
             words.of_daemon.splice(0..0, found);
         }
         let program = Program::of_this_process()?;
@@ -194,7 +199,9 @@ impl Launch {
             None => (&words.of_daemon, environment()),
         };
         let directories = directories(told, &variables, paths);
-        must_be_seen(&paths.docker_socket(), &directories, paths)?;
+        if let Some(socket) = docker_socket {
+            must_be_seen(socket, &directories, paths)?;
+        }
         let body = program.container(told, variables, words.restart, &directories);
         replace(&engine, running.as_ref(), &body).await?;
         wait_until_ready(&engine, client).await?;
@@ -535,23 +542,23 @@ fn directories(words: &[String], variables: &[String], paths: &Paths) -> BTreeSe
         .collect()
 }
 
-/// Refuses where the container would not see Docker's socket.
+/// Refuses where the container would not see Docker's socket, or a link that leads there.
 fn must_be_seen(
-    socket: &Path,
+    socket: &DockerSocket,
     directories: &BTreeSet<PathBuf>,
     paths: &Paths,
 ) -> Result<(), LaunchError> {
-    let is_mounted = socket
-        .parent()
-        .is_some_and(|parent| directories.contains(parent));
-    if is_mounted || socket.starts_with(paths.run()) || socket.starts_with(paths.state()) {
-        return Ok(());
+    let is_seen = |path: &PathBuf| {
+        let is_mounted = path.parent().is_some_and(|dir| directories.contains(dir));
+        is_mounted || path.starts_with(paths.run()) || path.starts_with(paths.state())
+    };
+    match paths.links(socket.path()).iter().all(is_seen) {
+        true => Ok(()),
+        false => Err(LaunchError::Refused(format!(
+            "the daemon's container would not see Docker's socket {socket}: expected it in a \
+             directory other than /, without a colon in its path"
+        ))),
     }
-    Err(LaunchError::Refused(format!(
-        "the daemon's container would not see Docker's socket {}: expected it in a directory other \
-         than /, without a colon in its path",
-        socket.display()
-    )))
 }
 
 /// The variables that the daemon is to have.

@@ -55,7 +55,9 @@ wait_for 10 p 1 version
 joins linked
 e timeout 30 "$WEAVE" reset --force 2>/dev/null
 assert_eq "$(e docker network ls -q -f name=weave)" ''
-assert_refused 'would not see' on 1 env DOCKER_HOST=unix:///docker.sock "$WEAVE" launch
+on 1 mkdir /etc/docker/a:b
+on 1 ln -s $elsewhere /etc/docker/a:b/link.sock
+assert_refused 'would not see' launch 1 --docker-socket=/etc/docker/a:b/link.sock
 
 # The managed plugin sees what is below /run and /var/lib.
 elsewhere=/var/lib/engine/docker.sock
