@@ -4,6 +4,7 @@
 . "$(dirname "$0")/lib.sh"
 . "$(dirname "$0")/proxy.sh"
 
+python=$("$HERE/python.sh")
 launch_up 2
 project=$WORK/project
 mkdir -p "$project"
@@ -28,6 +29,6 @@ compose 1 down >/dev/null
 compose 2 down >/dev/null
 assert_eq "$(d 1 ps -aq -f name=db -f name=shop)$(d 2 ps -aq -f name=front)" ''
 
-library_calls() { on 1 python3 "$HERE/client_calls.py" "$1"; }
+library_calls() { on 1 "$python" "$HERE/client_calls.py" "$1"; }
 same_both_ways library_calls
 launch_down
