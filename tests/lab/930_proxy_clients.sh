@@ -37,5 +37,5 @@ said "run tty=False: b'hi\\n'" "run tty=True: b'hi\\r\\n'" "attach: (44, b'\\x01
   "exec demux: ExecResult(exit_code=0, output=(b'out\\n', b'err\\n'))" "exec tty: ExecResult(exit_code=0, output=b'hi\\r\\n')" \
   "exec input: (b'$input\\n', 0)" 'stat: 20000000' "paused: 'paused'" "renamed: 'calls2'" 'restart policy: 1' \
   "save and load large: (['large:1'], True, b'same\\n')" "logs follow: b'1\\n2\\n3\\n'" "logs tail: b'3\\n'" \
-  "events: ['create', 'create', 'mount', 'unmount', 'destroy']" "volume used: b'kept\\n'" "its network: ['calls']" "build: ['built:latest']" "built: b'built\\n'"
+  "events: ['create', 'mount', 'unmount', 'destroy']" "volume used: b'kept\\n'" "its network: ['calls']" "build: ['built:latest']" "built: b'built\\n'"
 launch_down

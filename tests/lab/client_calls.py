@@ -179,7 +179,7 @@ told("volume used", lambda: client.containers.run(
 ))
 told("remove volume", lambda: client.volumes.get("calls").remove())
 reader.join(10)
-told("events", lambda: seen)
+told("events", lambda: list(dict.fromkeys(seen)))
 told("prune volumes", lambda: sorted(client.volumes.prune()))
 told("network", lambda: client.networks.create("calls", driver="bridge").name)
 network = client.networks.get("calls")
