@@ -72,7 +72,8 @@ pub(super) enum LaunchError {
 fn hint(error: &EngineError) -> &'static str {
     match error {
         EngineError::Unreachable { .. } => {
-            "\nis Docker running, and are you root? DOCKER_HOST=unix:///... says where it is, if elsewhere"
+            "\nis Docker running, and are you root? if it is elsewhere, DOCKER_HOST=unix:///... tells \
+             where"
         }
         _ => "",
     }
@@ -199,7 +200,9 @@ impl Launch {
             None => (&words.of_daemon, environment()),
         };
         let directories = directories(told, &variables, paths);
-        if let Some(socket) = docker_socket {
+        if before.is_none()
+            && let Some(socket) = docker_socket
+        {
             must_be_seen(socket, &directories, paths)?;
         }
         let body = program.container(told, variables, words.restart, &directories);

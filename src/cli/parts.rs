@@ -84,9 +84,11 @@ pub(super) fn tcp_as_docker() -> Option<ProxyAddress> {
 /// Where Docker's own API is for this process, where that is a socket other than the usual one.
 pub(super) async fn docker_socket(client: &Client) -> Option<DockerSocket> {
     let shell = Shell::of_this_process();
-    let named = shell.docker().starts_with("unix://");
-    let socket = named.then(|| shell.docker().parse::<DockerSocket>().ok())?;
-    let socket = socket.filter(|socket| *socket != DockerSocket::default())?;
+    let path = shell.docker().strip_prefix("unix://")?;
+    let socket: DockerSocket = path.parse().ok()?;
+    if socket == DockerSocket::default() {
+        return None;
+    }
     // A shell that was led to the proxy, and named nothing before, means the usual one.
     let report = client.get("/report").await.ok();
     let report = report.and_then(|text| serde_json::from_str::<Report>(&text).ok());

@@ -204,7 +204,7 @@ fn object<'a>(parent: &'a mut Map<String, Value>, name: &str) -> &'a mut Map<Str
     }
 }
 
-pub(super) fn append(object: &mut Map<String, Value>, name: &str, text: String) {
+fn append(object: &mut Map<String, Value>, name: &str, text: String) {
     let list = value(object, name);
     match list {
         Value::Array(list) => list.push(json!(text)),

@@ -6,7 +6,7 @@
 
 use serde_json::{Map, Value, json};
 
-use super::create::{NO_NETWORK, Nameserver, append, field, key, value};
+use super::create::{NO_NETWORK, Nameserver, field, key, value};
 
 /// What the Engine does not show of a `HostConfig` where there is nothing in it.
 const SHOWN_IF_THERE: [&str; 9] = [
@@ -40,46 +40,46 @@ pub(super) fn replacement<'a>(
 }
 
 /// Lets the container keep what `create` gave it, unless another network is named. False when
-/// there are links: they belong to the endpoint, which `start` does not change.
+/// there are links: they belong to the endpoint, which `start` does not change. What makes no sense
+/// is the Engine's to refuse, in its own words.
 pub(super) fn keep(
     host: &mut Map<String, Value>,
     made: &Map<String, Value>,
     nameserver: Option<&Nameserver>,
 ) -> bool {
     let before = field(made, "NetworkMode").cloned().unwrap_or_default();
-    let named = field(host, "NetworkMode").cloned().unwrap_or_default();
-    if named != before && !NO_NETWORK.contains(&named.as_str().unwrap_or_default()) {
+    let stays = match field(host, "NetworkMode") {
+        None | Some(Value::Null) => true,
+        Some(Value::String(mode)) => NO_NETWORK.contains(&mode.as_str()) || *mode == before,
+        Some(_) => false,
+    };
+    if !stays {
         return true;
     }
-    if !is_empty(field(host, "Links")) {
+    if field(host, "Links").is_some_and(|links| !is_empty(links)) {
         return false;
     }
     *value(host, "NetworkMode") = before;
-    let nameserver = nameserver.map(|nameserver| nameserver.address.to_string());
+    let nameserver = nameserver.map(|nameserver| json!(nameserver.address));
     for name in NAMES {
-        let Some(given) = field(made, name).filter(|given| !is_empty(Some(given))) else {
+        let Some(Value::Array(given)) = field(made, name) else {
             continue;
         };
-        let own = value(host, name);
-        if is_empty(Some(own)) {
-            *own = given.clone();
-        } else if let Some(address) = &nameserver
-            && holds(given, address)
-            && !holds(own, address)
-        {
-            append(host, name, address.clone());
+        match value(host, name) {
+            own if is_empty(own) => *own = json!(given),
+            Value::Array(own) => own.extend(
+                nameserver
+                    .clone()
+                    .filter(|address| given.contains(address) && !own.contains(address)),
+            ),
+            _ => {}
         }
     }
     true
 }
 
-fn is_empty(list: Option<&Value>) -> bool {
-    list.and_then(Value::as_array).is_none_or(Vec::is_empty)
-}
-
-fn holds(list: &Value, text: &str) -> bool {
-    list.as_array()
-        .is_some_and(|list| list.contains(&json!(text)))
+fn is_empty(list: &Value) -> bool {
+    list.is_null() || list.as_array().is_some_and(Vec::is_empty)
 }
 
 #[cfg(test)]
@@ -135,6 +135,7 @@ mod tests {
             json!({}),
             json!({"HostConfig": null}),
             json!({"HostConfig": "nonsense"}),
+            json!({"HostConfig": {"NetworkMode": 7}}),
             json!({"Nested": {"HostConfig": {"NetworkMode": "bridge"}}}),
             json!({"HostConfig": {"NetworkMode": "host"}}),
             json!({"NetworkMode": "container:c1", "Links": ["a:b"]}),
