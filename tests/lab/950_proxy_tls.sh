@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# The proxy speaks TLS where the Docker daemon does: found from the daemon's command line and from its
-# configuration file, or as given; only clients with a certificate are let in, and certificates that are
+# The proxy speaks TLS where the Docker daemon does: found from the daemon's command line, its environment
+# and its configuration file, or as given; only clients with a certificate are let in, and certificates that are
 # renewed on disk are used.
 . "$(dirname "$0")/lib.sh"
 . "$(dirname "$0")/proxy.sh"
