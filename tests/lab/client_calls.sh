@@ -47,7 +47,12 @@ told 'pull fails' sh -c 'docker pull -q 127.0.0.1:1/x >/dev/null 2>&1'
 told 'login fails' sh -c 'docker login -u u -p p 127.0.0.1:1 >/dev/null 2>&1'
 told plugins docker plugin ls
 told 'no plugin' docker plugin inspect nobody
+told 'enable no plugin' docker plugin enable nobody
+told 'remove no plugin' docker plugin rm nobody
 told 'no swarm' docker service ls
+told 'no nodes' docker node ls
+told 'no secrets' docker secret ls
+told 'leave no swarm' docker swarm leave
 
 none='--network none'
 # shellcheck disable=SC2086
