@@ -6,7 +6,7 @@ packages=(
   gcc libc6-dev make curl ca-certificates jq      # to build
   docker.io iproute2 iptables procps util-linux   # to run
   docker-registry iperf3 socat tcpdump busybox-static iputils-ping # for the tests
-  ethtool nftables openssl python3 perl-base docker-compose python3-docker
+  ethtool nftables openssl python3 perl-base docker-compose python3-venv
   wireguard-go wireguard-tools dnsperf            # for the benches
 )
 

@@ -16,7 +16,8 @@ use tokio::time::{Instant, sleep};
 use super::client::{Client, ClientError};
 use super::{parts, terminal};
 use crate::config::{
-    HOST_ROOT_VARIABLE, HostAddress, Paths, ProxyAddress, Settings, TlsFiles, TlsSource,
+    DockerSocket, HOST_ROOT_VARIABLE, HostAddress, Paths, ProxyAddress, Settings, TlsFiles,
+    TlsSource,
 };
 use crate::control::socket::SwitchPart;
 use crate::control::{Part, Switch, Targets};
@@ -70,7 +71,10 @@ pub(super) enum LaunchError {
 
 fn hint(error: &EngineError) -> &'static str {
     match error {
-        EngineError::Unreachable { .. } => "\nis Docker running, and are you root?",
+        EngineError::Unreachable { .. } => {
+            "\nis Docker running, and are you root? if it is elsewhere, DOCKER_HOST=unix:///... tells \
+             where"
+        }
         _ => "",
     }
 }
@@ -158,6 +162,12 @@ impl Launch {
                 "weave: launching on this host: DOCKER_HOST={docker_host} is for Docker's client"
             );
         }
+        let of_client = match settings.docker_socket {
+            Some(_) => None,
+            None => parts::docker_socket(client).await,
+        };
+        let docker_socket = settings.docker_socket.as_ref().or(of_client.as_ref());
+        let paths = &paths.clone().with_docker_socket(docker_socket);
         let engine = Engine::new(paths.docker_socket());
         let running = engine.own_container(NAME).await?;
         // Without other wishes it goes on as before.
@@ -166,7 +176,12 @@ impl Launch {
             .filter(|old| old.state.running && words.of_daemon.is_empty() && words.restart);
         if before.is_none() {
             // In front: what follows `--` are peers, and what the user says wins.
-            let found = flags_of_docker(&settings, paths);
+            let mut found = flags_of_docker(&settings, paths);
+            found.extend(
+                of_client
+                    .iter()
+                    .map(|socket| format!("--docker-socket={socket}")),
+            );
             words.of_daemon.splice(0..0, found);
         }
         let program = Program::of_this_process()?;
@@ -185,6 +200,11 @@ impl Launch {
             None => (&words.of_daemon, environment()),
         };
         let directories = directories(told, &variables, paths);
+        if before.is_none()
+            && let Some(socket) = docker_socket
+        {
+            must_be_seen(socket, &directories, paths)?;
+        }
         let body = program.container(told, variables, words.restart, &directories);
         replace(&engine, running.as_ref(), &body).await?;
         wait_until_ready(&engine, client).await?;
@@ -201,9 +221,20 @@ impl Launch {
     }
 }
 
+/// The Engine of this host, for commands that have no settings of their own.
+pub(super) async fn engine(paths: &Paths, client: &Client) -> Engine {
+    let (settings, _) = Settings::load(std::env::vars_os(), &[], paths);
+    let socket = match settings.docker_socket {
+        None => parts::docker_socket(client).await,
+        named => named,
+    };
+    let paths = paths.clone().with_docker_socket(socket.as_ref());
+    Engine::new(paths.docker_socket())
+}
+
 /// Makes the image, and launches nothing.
-pub(super) async fn setup(paths: &Paths) -> Result<(), LaunchError> {
-    let engine = Engine::new(paths.docker_socket());
+pub(super) async fn setup(paths: &Paths, client: &Client) -> Result<(), LaunchError> {
+    let engine = engine(paths, client).await;
     let program = Program::of_this_process()?;
     program.import(&engine).await?;
     Ok(terminal::print(&format!(
@@ -214,7 +245,7 @@ pub(super) async fn setup(paths: &Paths) -> Result<(), LaunchError> {
 
 /// Stops the daemon; running containers keep talking.
 pub(super) async fn stop(paths: &Paths, client: &Client) -> Result<(), LaunchError> {
-    let engine = Engine::new(paths.docker_socket());
+    let engine = engine(paths, client).await;
     if engine.own_container(NAME).await?.is_some() {
         return Ok(engine.remove_container(NAME, GRACE).await?);
     }
@@ -485,17 +516,24 @@ fn flags_of(files: &TlsFiles) -> Vec<String> {
     [switch.to_owned()].into_iter().chain(files).collect()
 }
 
-/// The directories of certificates that the daemon is to see: not the files, which renewing replaces.
+/// The directories of certificates, and of Docker's socket, that the daemon is to see: not the files,
+/// which renewing and restarts replace.
 fn directories(words: &[String], variables: &[String], paths: &Paths) -> BTreeSet<PathBuf> {
     let variables = variables.iter().filter_map(|text| text.split_once('='));
     let variables = variables.map(|(name, value)| (name.into(), value.into()));
     let (settings, _) = Settings::load(variables, words, paths);
-    let TlsSource::Given(Ok(files)) = settings.proxy_tls() else {
-        return BTreeSet::new();
-    };
+    let mut files = Vec::new();
+    if let TlsSource::Given(Ok(of_tls)) = settings.proxy_tls() {
+        files.extend(of_tls.named().map(|(_, path)| path.clone()));
+    }
+    files.extend(
+        settings
+            .docker_socket
+            .map(|socket| socket.path().to_owned()),
+    );
     // As the container will see them.
     let inside = Paths::below("/host");
-    let chains = files.named().flat_map(|(_, path)| paths.links(path));
+    let chains = files.iter().flat_map(|path| paths.links(path));
     chains
         .filter(|path| path.is_absolute() && !path.starts_with(paths.state()))
         .filter(|path| inside.of_operator(path).is_none() || path.starts_with("/var/lib"))
@@ -505,6 +543,25 @@ fn directories(words: &[String], variables: &[String], paths: &Paths) -> BTreeSe
         .filter(|directory| directory.is_dir() && directory.parent().is_some())
         .filter(|directory| !directory.to_string_lossy().contains(':'))
         .collect()
+}
+
+/// Refuses where the container would not see Docker's socket, or a link that leads there.
+fn must_be_seen(
+    socket: &DockerSocket,
+    directories: &BTreeSet<PathBuf>,
+    paths: &Paths,
+) -> Result<(), LaunchError> {
+    let is_seen = |path: &PathBuf| {
+        let is_mounted = path.parent().is_some_and(|dir| directories.contains(dir));
+        is_mounted || path.starts_with(paths.run()) || path.starts_with(paths.state())
+    };
+    match paths.links(socket.path()).iter().all(is_seen) {
+        true => Ok(()),
+        false => Err(LaunchError::Refused(format!(
+            "the daemon's container would not see Docker's socket {socket}: expected it in a \
+             directory other than /, without a colon in its path"
+        ))),
+    }
 }
 
 /// The variables that the daemon is to have.

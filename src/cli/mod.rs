@@ -178,7 +178,7 @@ fn run(command: Command, paths: Paths) -> u8 {
         Command::Launch(command) => ask(command.run(&paths, &client, Switch::On)),
         Command::LaunchRouter(command) => ask(command.run(&paths, &client, Switch::Off)),
         Command::Stop | Command::StopRouter => ask(launch::stop(&paths, &client)),
-        Command::Setup => ask(launch::setup(&paths)),
+        Command::Setup => ask(launch::setup(&paths, &client)),
         Command::Reset(command) => ask(command.run(&paths, &client)),
         Command::Ps(command) => ask(command.run(&client)),
         Command::Attach(command) => ask(command.run(&client)),

@@ -7,7 +7,7 @@ use clap::Args;
 
 use super::client::{Client, ClientError};
 use super::terminal;
-use crate::config::{Paths, ProxyAddress};
+use crate::config::{DockerSocket, Paths, ProxyAddress};
 use crate::control::socket::SwitchPart;
 use crate::control::{Part, Report, Switch};
 
@@ -79,6 +79,24 @@ pub(super) async fn flag(client: &Client, paths: &Paths) -> Result<(), ClientErr
 /// Where the proxy is to be over TCP, because that is how this process reaches Docker.
 pub(super) fn tcp_as_docker() -> Option<ProxyAddress> {
     ProxyAddress::beside(Shell::of_this_process().docker())
+}
+
+/// Where Docker's own API is for this process, where that is a socket other than the usual one.
+pub(super) async fn docker_socket(client: &Client) -> Option<DockerSocket> {
+    let shell = Shell::of_this_process();
+    let path = shell.docker().strip_prefix("unix://")?;
+    let socket: DockerSocket = path.parse().ok()?;
+    if socket == DockerSocket::default() {
+        return None;
+    }
+    // A shell that was led to the proxy, and named nothing before, means the usual one.
+    let report = client.get("/report").await.ok();
+    let report = report.and_then(|text| serde_json::from_str::<Report>(&text).ok());
+    let proxy = report.and_then(|report| report.proxy).unwrap_or_default();
+    let listeners = proxy.listeners.into_iter().map(|listener| listener.address);
+    let mut own = listeners.chain([ProxyAddress::default()]);
+    let is_own = own.any(|address| address.to_string().parse().as_ref() == Ok(&socket));
+    (!is_own).then_some(socket)
 }
 
 /// Where a client finds the proxy.

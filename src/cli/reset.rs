@@ -7,7 +7,7 @@ use std::time::Duration;
 use clap::Args;
 
 use super::client::{Client, ClientError};
-use super::launch::{GRACE, LaunchError, NAME};
+use super::launch::{self, GRACE, LaunchError, NAME};
 use super::terminal;
 use crate::config::Paths;
 use crate::control::{AddressCommand, AttachCommand};
@@ -44,7 +44,7 @@ impl Reset {
             }
             Err(error) => return Err(error.into()),
         }
-        let engine = Engine::new(paths.docker_socket());
+        let engine = launch::engine(paths, client).await;
         let launched = engine.own_container(NAME).await?.is_some();
         if !launched && client.get("/healthz").await.is_ok() {
             return Ok(terminal::print(

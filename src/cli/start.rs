@@ -50,6 +50,7 @@ fn start(words: &[String], paths: Paths, mode: Mode) -> u8 {
     for rejected in &rejected {
         tracing::warn!("setting {rejected}");
     }
+    let paths = paths.with_docker_socket(settings.docker_socket.as_ref());
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build();

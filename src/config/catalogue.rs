@@ -75,6 +75,9 @@ pub(super) const PEERS: &str = "peers";
 pub(super) const PASSWORD: &str = "password";
 pub(super) const PASSWORD_FILE: &str = "password_file";
 
+/// The key of where Docker's own API is.
+pub(super) const DOCKER_SOCKET: &str = "docker_socket";
+
 /// All settings, in the order in which they are shown.
 pub(super) const SETTINGS: &[Setting] = &[
     Setting::new(
@@ -247,6 +250,13 @@ pub(super) const SETTINGS: &[Setting] = &[
         &["legacy-sockets"],
         Shape::Value,
         "legacy drivers to serve as well: weave, weavemesh, or true for both",
+    ),
+    Setting::new(
+        DOCKER_SOCKET,
+        Some("WEAVE_DOCKER_SOCKET"),
+        &["docker-socket", "docker-api"],
+        Shape::Value,
+        "where Docker's own API is, as unix:///PATH; by default unix:///run/docker.sock",
     ),
     Setting::new(
         "proxy_listen",
@@ -450,7 +460,6 @@ pub(super) const RETIRED_FLAGS: &[Retired] = &[
     value("db-prefix", INTERNAL),
     value("proc-path", INTERNAL),
     value("host-root", INTERNAL),
-    value("docker-api", INTERNAL),
     flag("expect-npc", INTERNAL),
     value(
         "min-protocol-version",

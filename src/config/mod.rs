@@ -6,6 +6,7 @@
 
 mod catalogue;
 mod dns;
+mod docker_socket;
 mod file;
 mod password;
 mod paths;
@@ -24,6 +25,7 @@ use figment::Figment;
 use serde::{Deserialize, Deserializer, Serialize, de};
 
 pub use self::dns::{DnsAddress, DnsDomain, DnsSwitch, DnsTtl};
+pub use self::docker_socket::DockerSocket;
 pub use self::file::read_small;
 pub use self::password::PasswordState;
 pub use self::paths::{HOST_ROOT_VARIABLE, Paths};
@@ -116,6 +118,9 @@ pub struct Settings {
     /// Plugin sockets to serve beside the managed one.
     #[serde(deserialize_with = "text")]
     pub legacy_sockets: LegacySockets,
+    /// Where Docker's own API is, where it is not to be its usual socket.
+    #[serde(deserialize_with = "some_text")]
+    pub docker_socket: Option<DockerSocket>,
     /// Where the Docker API proxy listens; at its usual socket where nothing is said.
     #[serde(deserialize_with = "texts")]
     pub proxy_listen: Vec<ProxyAddress>,
@@ -201,6 +206,7 @@ impl Settings {
         settings.sources = sources;
         settings.peers.dedup_in_order();
         settings.check_default_subnet(&mut problems);
+        settings.check_docker_socket(paths, &mut problems);
         settings.resolve_password(paths, &mut problems);
         let in_force: BTreeMap<_, _> = settings.shown().into_iter().collect();
         let rejected = problems.finish(|key| in_force.get(key).cloned());
@@ -301,6 +307,10 @@ impl Settings {
             ),
             ("dns_ttl", self.dns_ttl.to_string()),
             ("legacy_sockets", self.legacy_sockets.to_string()),
+            (
+                "docker_socket",
+                self.docker_socket.clone().unwrap_or_default().to_string(),
+            ),
             ("proxy_listen", list(&self.proxy_addresses())),
             ("proxy_insecure", self.proxy_insecure.to_string()),
             ("tls", self.tls.to_string()),

@@ -2,6 +2,8 @@
 
 use std::path::{Component, Path, PathBuf};
 
+use super::DockerSocket;
+
 /// The variable that says where the plugin's manifest mounts the host's directories.
 pub const HOST_ROOT_VARIABLE: &str = "WEAVE_HOST_ROOT";
 
@@ -15,6 +17,8 @@ const DEFAULT_HOST_ROOT: &str = "/host";
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Paths {
     host_root: Option<PathBuf>,
+    /// By its path on the host, where that is not the usual one.
+    docker_socket: Option<PathBuf>,
 }
 
 impl Paths {
@@ -33,14 +37,31 @@ impl Paths {
 
     /// The host's own paths: for a process that runs on the host.
     pub const fn of_host() -> Self {
-        Self { host_root: None }
+        Self {
+            host_root: None,
+            docker_socket: None,
+        }
     }
 
     /// Paths below a directory where the host's `run` and `var/lib` are mounted.
     pub fn below(root: impl Into<PathBuf>) -> Self {
         Self {
             host_root: Some(root.into()),
+            docker_socket: None,
         }
+    }
+
+    /// The same, with the Engine's API where the settings have it.
+    #[must_use]
+    pub fn with_docker_socket(mut self, socket: Option<&DockerSocket>) -> Self {
+        let elsewhere = socket.filter(|socket| **socket != DockerSocket::default());
+        self.docker_socket = elsewhere.map(|socket| socket.path().to_owned());
+        self
+    }
+
+    /// Whether the Engine's API is where it always is.
+    pub const fn has_usual_docker_socket(&self) -> bool {
+        self.docker_socket.is_none()
     }
 
     /// Whether this process is on the host itself, and not in a container that sees parts of it.
@@ -68,9 +89,13 @@ impl Paths {
         self.on_host("run/netns")
     }
 
-    /// The Engine's API: `/run/docker.sock` of the host.
+    /// The Engine's API: `/run/docker.sock` of the host, unless the settings have it elsewhere.
     pub fn docker_socket(&self) -> PathBuf {
-        self.on_host("run/docker.sock")
+        let Some(named) = &self.docker_socket else {
+            return self.on_host("run/docker.sock");
+        };
+        let seen = self.of_operator_anywhere(named);
+        seen.unwrap_or_else(|| self.seen(named))
     }
 
     /// Where the Engine finds legacy plugins: `/run/docker/plugins` of the host.
@@ -205,6 +230,28 @@ mod tests {
         }
         assert_eq!(of("pw"), None);
     }
+
+    #[test]
+    fn dockers_socket_is_where_the_settings_have_it() {
+        let root = tempfile::tempdir().unwrap();
+        let at = |path: &str| root.path().join(path);
+        fs::create_dir_all(at("srv/docker")).unwrap();
+        fs::create_dir_all(at("run")).unwrap();
+        let of = |named: &str| {
+            let socket = named.parse().unwrap();
+            Paths::below(root.path()).with_docker_socket(Some(&socket))
+        };
+        assert_eq!(of("/var/run/docker.sock"), Paths::below(root.path()));
+        assert_eq!(
+            of("/run/docker.sock").docker_socket(),
+            at("run/docker.sock")
+        );
+        symlink("/srv/docker/d.sock", at("run/link")).unwrap();
+        for named in ["/srv/docker/d.sock", "/run/link"] {
+            assert_eq!(of(named).docker_socket(), at("srv/docker/d.sock"));
+        }
+    }
+
     #[test]
     fn links_lead_where_they_do_on_the_host() {
         let root = tempfile::tempdir().unwrap();

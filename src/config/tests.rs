@@ -72,6 +72,12 @@ fn good_values_are_obeyed_from_every_source() {
             "true",
             "weave,weavemesh",
         ),
+        (
+            "WEAVE_DOCKER_SOCKET",
+            "--docker-api",
+            "unix:///srv/d.sock",
+            "unix:///srv/d.sock",
+        ),
         ("LOG_LEVEL", "--log-level", "debug", "debug"),
         ("WEAVE_PASSWORD", "--password", "hunter2", "set"),
     ] {
@@ -102,6 +108,7 @@ fn bad_values_leave_the_default_and_are_told() {
         ("IPALLOC_RANGE", "10.32.0.0"),
         ("WEAVE_LEGACY_SOCKETS", "docker"),
         ("IPALLOC_TAKEOVER_AFTER", "soon"),
+        ("WEAVE_DOCKER_SOCKET", "tcp://127.0.0.1:2375"),
         ("LOG_LEVEL", "loud"),
     ] {
         let (settings, rejected) = load(&[(name, text)], &[]);

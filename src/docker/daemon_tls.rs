@@ -1,5 +1,5 @@
-//! How the Docker daemon of this host speaks TLS: what its command line and its configuration file
-//! say, read as it reads them (moby, `cmd/dockerd/daemon.go`).
+//! How the Docker daemon of this host speaks TLS: what its command line, its environment and its
+//! configuration file say, read as it reads them (moby, `cmd/dockerd/daemon.go` and `options.go`).
 
 use std::fs;
 use std::io;
@@ -14,21 +14,29 @@ use crate::config::{Paths, TlsFiles};
 /// Its configuration file, where its command line names no other.
 const CONFIG_FILE: &str = "/etc/docker/daemon.json";
 
-/// Where it looks for the files that it is not told of; it runs as root, in `/`.
-const DEFAULT_DIR: &str = "/root/.docker";
+/// Where it is at home without a word of that, and where it runs.
+const HOME: &str = "/root";
 const WORKING_DIR: &str = "/";
+
+/// Where it looks for the files that it is not told of: in the first of these that is said, else
+/// below its home.
+const DEFAULT_DIRS: [&str; 2] = ["DOCKER_CERT_PATH", "DOCKER_CONFIG"];
+const DIR_OF_HOME: &str = ".docker";
+
+/// What makes it take `--tls`, true or false, for `--tlsverify`; alone it turns nothing on.
+const VERIFY: &str = "DOCKER_TLS_VERIFY";
 
 /// How the Docker daemon speaks TLS; `None` when it does not. The error says why that is not known.
 ///
 /// Only a process of the host can find out: containers see neither its command line nor `/etc`.
 pub fn detect(paths: &Paths) -> Result<Option<TlsFiles>, String> {
-    let words = command_line(paths).map_err(|error| {
+    let daemon = Daemon::find(paths).map_err(|error| {
         format!(
             "how Docker speaks TLS is not known: {error}; --tlsverify, --tls or --no-detect-tls says \
              how the proxy is to"
         )
     })?;
-    let mut said = Said::of_words(&words);
+    let mut said = daemon.said();
     let named = said.config_file.clone();
     let file = named.as_deref().unwrap_or_else(|| Path::new(CONFIG_FILE));
     let cannot = |error: &dyn std::fmt::Display| {
@@ -48,32 +56,87 @@ pub fn detect(paths: &Paths) -> Result<Option<TlsFiles>, String> {
         Err(error) if named.is_none() && error.kind() == io::ErrorKind::NotFound => {}
         Err(error) => return Err(cannot(&error)),
     }
-    Ok(said.files())
+    Ok(said.files(&daemon.default_dir()))
 }
 
-/// The words with which it was started. What listens may be another: systemd does before it runs.
-fn command_line(paths: &Paths) -> io::Result<Vec<String>> {
-    let words_of = |pid: &str| -> Option<Vec<String>> {
-        let line = fs::read(Path::new("/proc").join(pid).join("cmdline")).ok()?;
-        let words = line.split(|byte| *byte == 0);
-        let words = words.map(|word| String::from_utf8_lossy(word).into_owned());
-        let words: Vec<_> = words.collect();
-        let program = Path::new(words.first()?).file_name()?.to_str()?;
-        program.starts_with("dockerd").then_some(words)
-    };
-    let pid = fs::read_to_string(paths.run().join("docker.pid")).unwrap_or_default();
-    if let Some(words) = words_of(pid.trim()) {
-        return Ok(words);
+/// The Docker daemon's process, as it was started.
+#[derive(Debug, Default)]
+struct Daemon {
+    words: Vec<String>,
+    /// `NAME=VALUE`, each.
+    environment: Vec<String>,
+}
+
+impl Daemon {
+    /// What listens may be another process: systemd does before Docker runs. The file with the
+    /// process's number is that of the daemon behind the usual socket.
+    fn find(paths: &Paths) -> io::Result<Self> {
+        let usual = paths.has_usual_docker_socket();
+        let file = usual.then(|| fs::read_to_string(paths.run().join("docker.pid")).ok());
+        if let Some(pid) = file.flatten()
+            && let Some(daemon) = Self::of_process(pid.trim())?
+        {
+            return Ok(daemon);
+        }
+        let socket = UnixStream::connect(paths.docker_socket());
+        let socket =
+            socket.map_err(|error| io::Error::other(format!("it does not run: {error}")))?;
+        let pid = getsockopt(&socket, sockopt::PeerCredentials)?.pid();
+        Self::of_process(&pid.to_string())?.ok_or_else(|| {
+            io::Error::other(format!(
+                "expected dockerd behind its socket, found process {pid}"
+            ))
+        })
     }
-    let socket = UnixStream::connect(paths.docker_socket());
-    let socket = socket.map_err(|error| io::Error::other(format!("it does not run: {error}")))?;
-    let listener = getsockopt(&socket, sockopt::PeerCredentials)?;
-    let pid = listener.pid();
-    words_of(&pid.to_string()).ok_or_else(|| {
-        io::Error::other(format!(
-            "expected dockerd behind its socket, found process {pid}"
-        ))
-    })
+
+    /// `None` when that is no Docker daemon.
+    fn of_process(pid: &str) -> io::Result<Option<Self>> {
+        let process = Path::new("/proc").join(pid);
+        let strings = |file| -> io::Result<Vec<String>> {
+            let bytes = fs::read(process.join(file))?;
+            let strings = bytes.split(|byte| *byte == 0);
+            let strings = strings.map(|text| String::from_utf8_lossy(text).into_owned());
+            Ok(strings.collect())
+        };
+        let Ok(words) = strings("cmdline") else {
+            return Ok(None);
+        };
+        let program = words.first().and_then(|word| Path::new(word).file_name());
+        let program = program.unwrap_or_default().to_string_lossy();
+        if !program.starts_with("dockerd") {
+            return Ok(None);
+        }
+        let environment = strings("environ").map_err(|error| {
+            io::Error::other(format!(
+                "cannot read the environment of process {pid}: {error}"
+            ))
+        })?;
+        Ok(Some(Self { words, environment }))
+    }
+
+    /// What its command line says, and its environment of that.
+    fn said(&self) -> Said {
+        let mut said = Said::of_words(&self.words);
+        if self.variable(VERIFY).is_some() && said.tls.is_some() {
+            said.tls = Some(true);
+        }
+        said
+    }
+
+    fn default_dir(&self) -> PathBuf {
+        let named = DEFAULT_DIRS.iter().find_map(|name| self.variable(name));
+        named.map_or_else(
+            || Path::new(self.variable("HOME").unwrap_or(HOME)).join(DIR_OF_HOME),
+            PathBuf::from,
+        )
+    }
+
+    /// The value of a variable, where it has one.
+    fn variable(&self, name: &str) -> Option<&str> {
+        let mut variables = self.environment.iter();
+        let value = variables.find_map(|text| text.strip_prefix(name)?.strip_prefix('='))?;
+        (!value.is_empty()).then_some(value)
+    }
 }
 
 /// What one place says of TLS.
@@ -118,14 +181,15 @@ impl Said {
         }
     }
 
-    fn files(self) -> Option<TlsFiles> {
+    /// The files; those that are not named are in a directory of their own.
+    fn files(self, default_dir: &Path) -> Option<TlsFiles> {
         // Whoever says anything of verifying wants TLS, even `--tlsverify=false`.
         if self.tls != Some(true) && self.tlsverify.is_none() {
             return None;
         }
         let file = |named: Option<PathBuf>, name: &str| {
             let named = named.filter(|path| !path.as_os_str().is_empty());
-            let path = named.unwrap_or_else(|| Path::new(DEFAULT_DIR).join(name));
+            let path = named.unwrap_or_else(|| default_dir.join(name));
             Path::new(WORKING_DIR).join(path)
         };
         // It verifies clients unless it is told not to.
@@ -155,10 +219,18 @@ fn mention<'a>(words: &'a [String], name: &str) -> Option<(Option<&'a str>, Opti
 mod tests {
     use super::*;
 
+    fn daemon(line: &str, variables: &str) -> Daemon {
+        let words = |text: &str| text.split_whitespace().map(str::to_owned).collect();
+        Daemon {
+            words: words(line),
+            environment: words(variables),
+        }
+    }
+
     fn files(line: &str, config: &str) -> Option<TlsFiles> {
-        let words: Vec<String> = line.split_whitespace().map(str::to_owned).collect();
-        let said = Said::of_words(&words);
-        said.or(serde_json::from_str(config).unwrap()).files()
+        let daemon = daemon(line, "");
+        let said = daemon.said().or(serde_json::from_str(config).unwrap());
+        said.files(&daemon.default_dir())
     }
 
     fn show(files: Option<TlsFiles>) -> String {
@@ -186,6 +258,62 @@ mod tests {
         for none in ["dockerd", "dockerd --tls=false", "dockerd --tlscert=/t/c"] {
             assert_eq!(files(none, "{}"), None, "{none}");
         }
+    }
+
+    #[test]
+    fn its_environment_counts_as_it_does_for_docker() {
+        let files = |line: &str, variables: &str| {
+            let daemon = daemon(line, variables);
+            show(daemon.said().files(&daemon.default_dir()))
+        };
+        let verified = |dir: &str| format!("{dir}/ca.pem {dir}/cert.pem {dir}/key.pem");
+        for (variables, dir) in [
+            ("DOCKER_CERT_PATH=/c DOCKER_CONFIG=/d HOME=/h", "/c"),
+            ("HOME=/h DOCKER_CONFIG=/d DOCKER_CERT_PATH=", "/d"),
+            ("HOME=/h", "/h/.docker"),
+            ("DOCKER_CERT_PATHS=/c", "/root/.docker"),
+            ("DOCKER_CERT_PATH=c", "/c"),
+        ] {
+            assert_eq!(
+                files("dockerd --tls", variables),
+                verified(dir),
+                "{variables}"
+            );
+        }
+        let verify = "DOCKER_TLS_VERIFY=0 DOCKER_CERT_PATH=/c";
+        assert_eq!(files("dockerd", verify), "");
+        for line in ["dockerd --tls", "dockerd --tls=false"] {
+            assert_eq!(files(line, verify), verified("/c"), "{line}");
+        }
+        let unverified = "dockerd --tls --tlsverify=false";
+        assert_eq!(files(unverified, verify), "/c/cert.pem /c/key.pem");
+        let off = "DOCKER_TLS_VERIFY= DOCKER_CERT_PATH=/c";
+        assert_eq!(files("dockerd --tls=false", off), "");
+    }
+
+    #[test]
+    fn a_process_tells_how_it_was_started() {
+        let dir = tempfile::tempdir().unwrap();
+        let program = dir.path().join("dockerd-test");
+        fs::copy("/bin/sleep", &program).unwrap();
+        let mut child = std::process::Command::new(&program)
+            .arg("60")
+            .env_clear()
+            .env("DOCKER_CERT_PATH", "/c")
+            .spawn()
+            .unwrap();
+        // Its words come a moment after it has begun.
+        let mut tries = (0..500).map(|_| {
+            std::thread::sleep(std::time::Duration::from_millis(10));
+            Daemon::of_process(&child.id().to_string()).unwrap()
+        });
+        let found = tries.find_map(|found| found);
+        child.kill().unwrap();
+        child.wait().unwrap();
+        let found = found.unwrap();
+        assert_eq!(found.words[1], "60");
+        assert_eq!(found.default_dir(), Path::new("/c"));
+        assert!(Daemon::of_process("self").unwrap().is_none());
     }
 
     #[test]

@@ -58,6 +58,26 @@ for body in '' '{}' 'null' '{"HostConfig": null}' '{"HostConfig": {}}' '{"HostCo
 done
 d 1 rm -f "$id" >/dev/null
 
+# Engines that still speak API 1.23 take there what clients of that time do not say in `create`, and
+# forget what it made: the container stays where it was put all the same.
+old() { on 1 curl -s -w ' %{http_code}' --unix-socket "$1" -H 'Content-Type: application/json' "${@:3}" "http://d/v1.23$2"; }
+started() { # BODY: the answer, then where the container is and what it knows
+  old /run/weave/weave.sock '/containers/create?name=old' -d '{"Image": "lab", "Env": ["WEAVE_CIDR=10.32.0.9/28"]}' >/dev/null
+  old /run/weave/weave.sock /containers/old/start -d "$1"
+  d 1 inspect -f ' {{.HostConfig.NetworkMode}} {{range .NetworkSettings.Networks}}{{.IPAddress}}{{end}} {{json .HostConfig.Dns}} {{json .HostConfig.DnsSearch}} {{json .HostConfig.Binds}}' old
+  d 1 rm -f old >/dev/null
+}
+if [[ $(old /run/docker.sock /_ping -o /dev/null) == ' 200' ]]; then
+  dns=$(on 1 ip -o -4 addr show docker0 | awk '{sub("/.*", "", $4); print $4}')
+  for body in '{}' 'null' '{"HostConfig": null}' '{"HostConfig": {}}' '{"NetworkMode": "bridge"}' '{"Nested": {"HostConfig": {"NetworkMode": "container:x"}}}'; do
+    assert_eq "$(started "$body")" " 204 weave 10.32.0.9 [\"$dns\"] [\"weave.local\"] null" "start with $body"
+  done
+  assert_eq "$(started '{"Binds": ["/tmp:/there"], "Dns": ["192.0.2.1"]}')" \
+    " 204 weave 10.32.0.9 [\"192.0.2.1\",\"$dns\"] [\"weave.local\"] [\"/tmp:/there\"]" 'start with settings of its own'
+  for mode in none host; do assert_contains "$(started "{\"NetworkMode\": \"$mode\"}")" " 204 $mode"; done
+  assert_contains "$(started '{"Links": ["weave:x"]}')" 'expected links to be said when the container is created'
+fi
+
 # Fourteen addresses for fifty containers, ten at a time.
 for ((round = 1; round <= 5; round++)); do
   pids=()

@@ -4,6 +4,7 @@
 . "$(dirname "$0")/lib.sh"
 . "$(dirname "$0")/proxy.sh"
 
+python=$("$HERE/python.sh")
 launch_up 2
 project=$WORK/project
 mkdir -p "$project"
@@ -28,6 +29,13 @@ compose 1 down >/dev/null
 compose 2 down >/dev/null
 assert_eq "$(d 1 ps -aq -f name=db -f name=shop)$(d 2 ps -aq -f name=front)" ''
 
-library_calls() { on 1 python3 "$HERE/client_calls.py" "$1"; }
+library_calls() { on 1 "$python" "$HERE/client_calls.py" "$1"; }
 same_both_ways library_calls
+input=$(head -c 300000 /dev/zero | tr '\0' x | md5sum)
+said "run tty=False: b'hi\\n'" "run tty=True: b'hi\\r\\n'" "attach: (44, b'\\x01\\x00\\x00\\x00\\x00\\x00\\x00\$$input\\n', 0)" \
+  "attach tty: (14, b'hello\\r\\nhello\\r\\n', 0)" "get: 'running'" "exec: ExecResult(exit_code=3, output=b'out\\n')" \
+  "exec demux: ExecResult(exit_code=0, output=(b'out\\n', b'err\\n'))" "exec tty: ExecResult(exit_code=0, output=b'hi\\r\\n')" \
+  "exec input: (b'$input\\n', 0)" 'stat: 20000000' "paused: 'paused'" "renamed: 'calls2'" 'restart policy: 1' \
+  "save and load large: (['large:1'], True, b'same\\n')" "logs follow: b'1\\n2\\n3\\n'" "logs tail: b'3\\n'" \
+  "events: ['create', 'mount', 'unmount', 'destroy']" "volume used: b'kept\\n'" "its network: ['calls']" "build: ['built:latest']" "built: b'built\\n'"
 launch_down

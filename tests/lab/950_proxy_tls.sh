@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# The proxy speaks TLS where the Docker daemon does: found from the daemon's command line and from its
-# configuration file, or as given; only clients with a certificate are let in, and certificates that are
+# The proxy speaks TLS where the Docker daemon does: found from the daemon's command line, its environment
+# and its configuration file, or as given; only clients with a certificate are let in, and certificates that are
 # renewed on disk are used.
 . "$(dirname "$0")/lib.sh"
 . "$(dirname "$0")/proxy.sh"
@@ -127,12 +127,34 @@ launch 1 -H $socket -H tcp://127.0.0.1:12375 >/dev/null
 with_certificate() {
   on 1 curl -sf --cacert /etc/docker/tls/ca.pem --cert /etc/docker/tls/client/cert.pem --key /etc/docker/tls/client/key.pem "$1"
 }
-for port in 2376 12375; do
-  wait_for 10 with_certificate "https://127.0.0.1:$port/_ping"
-  if on 1 curl -sf --cacert /etc/docker/tls/ca.pem "https://127.0.0.1:$port/_ping"; then
-    fail "port $port serves a client without a certificate"
-  fi
+both_verify() { # Docker and the proxy alike
+  local port
+  for port in 2376 12375; do
+    wait_for 10 with_certificate "https://127.0.0.1:$port/_ping"
+    if on 1 curl -sf --cacert /etc/docker/tls/ca.pem "https://127.0.0.1:$port/_ping"; then
+      fail "port $port serves a client without a certificate"
+    fi
+  done
+}
+both_verify
+weave 1 stop >/dev/null
+
+# Found from the daemon's environment: where the files are, and that clients are verified where TLS is
+# spoken of at all.
+lab dockerd 1 stop
+on 1 rm /etc/docker/daemon.json
+for flag in --tls --tls=false; do
+  DOCKERD_ENV='DOCKER_TLS_VERIFY=1 DOCKER_CERT_PATH=/etc/docker/tls' lab dockerd 1 start --host unix:///run/docker.sock \
+    --host tcp://127.0.0.1:2376 $flag
+  launch 1 -H $socket -H tcp://127.0.0.1:12375 >/dev/null
+  both_verify
+  weave 1 stop >/dev/null
+  lab dockerd 1 stop
 done
+DOCKERD_ENV='DOCKER_TLS_VERIFY=1 DOCKER_CERT_PATH=/etc/docker/tls' lab dockerd 1 start --host unix:///run/docker.sock \
+  --host tcp://127.0.0.1:2376
+launch 1 -H $socket -H tcp://127.0.0.1:12375 >/dev/null
+for port in 2376 12375; do wait_for 10 on 1 curl -sf "http://127.0.0.1:$port/_ping"; done
 weave 1 stop >/dev/null
 
 # Without verifying, only this host is let in, or who is named.

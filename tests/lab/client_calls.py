@@ -61,6 +61,14 @@ def executed(container, words, data):
     return output[8:60], api.exec_inspect(command)["ExitCode"]
 
 
+def executed_on_terminal(container, words, data):
+    command = api.exec_create(container.id, words, stdin=True, tty=True)["Id"]
+    socket = api.exec_start(command, tty=True, socket=True)
+    api.exec_resize(command, height=20, width=30)
+    socket._sock.sendall(data)
+    return everything(socket), api.exec_inspect(command)["ExitCode"]
+
+
 def restarted():
     """How often a container was started again that its policy starts again once."""
     again = client.containers.run(
@@ -120,6 +128,7 @@ told("exec stream", lambda: b"".join(container.exec_run(["seq", "20000"], stream
 told("exec detach", lambda: container.exec_run(["true"], detach=True).output)
 told("exec input", lambda: executed(container, ["md5sum"], b"x" * 300000))
 told("exec input late", lambda: executed(container, ["sh", "-c", "sleep 0.3; wc -c"], b"x" * 300000))
+told("exec input tty", lambda: executed_on_terminal(container, ["head", "-n", "1"], b"hello\n"))
 told("exec workdir", lambda: container.exec_run(["pwd"], workdir="/tmp", environment={"A": "b"}).output)
 told("put", lambda: container.put_archive("/tmp", archive("big", b"y" * 20000000)))
 told("sum", lambda: container.exec_run(["md5sum", "/tmp/big"]).output)
@@ -163,12 +172,18 @@ reader = threading.Thread(target=lambda: [seen.append(event["Action"]) or (event
 reader.start()
 told("volume", lambda: client.volumes.create("calls").name)
 told("volumes", lambda: [v.name for v in client.volumes.list()])
+told("inspect volume", lambda: client.volumes.get("calls").attrs["Driver"])
+told("volume used", lambda: client.containers.run(
+    "lab", ["sh", "-c", "echo kept >/there/it; cat /there/it"], remove=True, network_mode="none",
+    volumes={"calls": {"bind": "/there", "mode": "rw"}},
+))
 told("remove volume", lambda: client.volumes.get("calls").remove())
 reader.join(10)
-told("events", lambda: seen)
+told("events", lambda: list(dict.fromkeys(seen)))
 told("prune volumes", lambda: sorted(client.volumes.prune()))
 told("network", lambda: client.networks.create("calls", driver="bridge").name)
 network = client.networks.get("calls")
+told("inspect network", lambda: client.networks.get("calls").attrs["Driver"])
 told("networks", lambda: sorted(n.name for n in client.networks.list()))
 member = client.containers.run("lab", name="member", detach=True, network="calls")
 told("its network", lambda: list(client.containers.get(member.id).attrs["NetworkSettings"]["Networks"]))
@@ -177,7 +192,15 @@ told("connect", lambda: network.connect(member, aliases=["x"]))
 told("network in use", lambda: network.remove() and None)
 member.remove(force=True)
 told("remove network", network.remove)
+told("prune networks", lambda: client.networks.prune({"label": ["calls"]}))
+told("no plugin", lambda: client.plugins.get("nobody"))
 told("plugins", lambda: client.plugins.list())
+told("enable no plugin", lambda: api.enable_plugin("nobody"))
+told("remove no plugin", lambda: api.remove_plugin("nobody"))
+told("no services", lambda: client.services.list())
+told("no nodes", lambda: client.nodes.list())
+told("no secrets", lambda: client.secrets.list())
+told("leave no swarm", lambda: client.swarm.leave())
 told("no swarm", lambda: api.inspect_swarm()["ID"])
 
 build = archive("Dockerfile", b"FROM lab\nRUN echo built > /made\n")
@@ -185,5 +208,8 @@ told("build", lambda: client.images.build(fileobj=io.BytesIO(build), custom_cont
 told("built", lambda: client.containers.run("built", ["cat", "/made"], remove=True, network_mode="none"))
 told("build fails", lambda: [line for line in api.build(fileobj=io.BytesIO(archive("Dockerfile", b"FROM\n")), custom_context=True)])
 told("remove built", lambda: client.images.remove("built"))
+told("import", lambda: api.import_image_from_data(archive("x", b"y"), repository="imported")[:9])
+told("remove imported", lambda: client.images.remove("imported"))
+told("prune images", lambda: sorted(client.images.prune()))
 told("prune", lambda: sorted(client.containers.prune()))
 told("login fails", lambda: str(client.login("u", "p", registry="127.0.0.1:1"))[:0])

@@ -5,7 +5,6 @@ set -uo pipefail
 
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
-count=0
 
 # What a command says, on both ways out, and its code.
 told() { # NAME CMD...
@@ -30,7 +29,6 @@ on_terminal() { # NAME COMMAND LINE
 }
 
 show() { # NAME CODE OUTPUT
-  count=$((count + 1))
   echo "$1: $2 $(tr -d '\r' <<<"$3" | sed -E -e 's/\b([0-9a-f]{64}|[0-9a-f]{12})\b/ID/g' -e 's/[0-9.]+ ?(s|seconds|minutes|hours)( ago)?\b/TIME/g')"
 }
 
@@ -49,7 +47,12 @@ told 'pull fails' sh -c 'docker pull -q 127.0.0.1:1/x >/dev/null 2>&1'
 told 'login fails' sh -c 'docker login -u u -p p 127.0.0.1:1 >/dev/null 2>&1'
 told plugins docker plugin ls
 told 'no plugin' docker plugin inspect nobody
+told 'enable no plugin' docker plugin enable nobody
+told 'remove no plugin' docker plugin rm nobody
 told 'no swarm' docker service ls
+told 'no nodes' docker node ls
+told 'no secrets' docker secret ls
+told 'leave no swarm' docker swarm leave
 
 none='--network none'
 # shellcheck disable=SC2086
@@ -105,6 +108,9 @@ told 'rmi new' sh -c 'docker rmi calls:new | head -n 1'
 quietly docker create -i --name fed --network none lab md5sum
 fed 'start attached' 'seq 100000' docker start -ai fed
 quietly docker rm fed
+quietly docker create -t --name terminal --network none lab tty
+on_terminal 'start attached terminal' 'docker start -a terminal'
+quietly docker rm terminal
 quietly docker run -d --name held --network none lab sh -c 'while :; do echo tick; sleep 0.1; done'
 told attach sh -c 'timeout 10 docker attach --no-stdin --sig-proxy=false held | head -n 3'
 quietly docker rm -f held
@@ -125,6 +131,7 @@ told 'remove volume' docker volume rm calls
 told events docker events --since "$since" --until "$(($(date +%s) + 1))" --filter type=volume --filter volume=calls --format '{{.Action}}'
 told 'prune volumes' docker volume prune -f
 told network sh -c 'docker network create calls | wc -c'
+told 'inspect network' docker network inspect -f '{{.Name}} {{.Driver}}' calls
 told networks docker network ls --format '{{.Name}} {{.Driver}}'
 quietly docker run -d --name member --network calls lab
 told 'its networks' docker inspect -f '{{range $name, $_ := .NetworkSettings.Networks}}{{$name}} {{end}}' member
@@ -171,4 +178,3 @@ for kit in 0 1; do
 done
 told 'prune builds' sh -c 'docker builder prune -af 2>/dev/null | tail -n 1 | cut -d: -f1'
 told prune docker container prune -f
-echo "calls: $count"

@@ -13,7 +13,8 @@ usage: lab.sh COMMAND...          LAB=name (default lab), ENGINE=native|20.10|26
   exec N CMD...                   run a command on host N
   shell N                         a shell on host N
   dockerd N start|stop|kill9|restart [FLAGS...]
-                                  FLAGS (e.g. --live-restore) are kept until given anew
+                                  FLAGS (e.g. --live-restore) are kept until given anew; its environment
+                                  is what DOCKERD_ENV='NAME=VALUE...' says
   log N                           dockerd's log, the plugin's output within
   reboot N                        kill everything on host N, start it again; /var/lib is kept
   poweroff N | poweron N          the two halves of a reboot
@@ -177,7 +178,8 @@ dockerd_start() { # N
   [[ -s $STATE/host$number/flags ]] && read -ra flags <"$STATE/host$number/flags"
   (
     cgroup_enter "$number"
-    exec setsid env -i PATH="$(host_path)" HOME=/root nsenter -t "$pid" -m -u -n -p ${CGROUP_NS:-} -- \
+    # shellcheck disable=SC2086
+    exec setsid env -i PATH="$(host_path)" HOME=/root ${DOCKERD_ENV:-} nsenter -t "$pid" -m -u -n -p ${CGROUP_NS:-} -- \
       dockerd --insecure-registry $UNDERLAY.0/24 "${parent[@]}" "${flags[@]}"
   ) </dev/null >>"$RUN/host$number/dockerd.log" 2>&1 9>&- &
   echo $! >"$RUN/host$number/dockerd.outer"

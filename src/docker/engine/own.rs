@@ -6,7 +6,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use hyper::Method;
 use serde::Deserialize;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use super::{Engine, EngineError, JSON, NewNetwork, escape, malformed};
 use crate::docker::wire::or_default;
@@ -138,6 +138,17 @@ impl Engine {
             Err(error) if error.is_not_found() => Ok(None),
             result => result.map(Some),
         }
+    }
+
+    /// What a container was made with on its host; its name is as in a path.
+    pub async fn host_config(&self, name: &str) -> Result<Map<String, Value>, EngineError> {
+        #[derive(Deserialize)]
+        #[serde(rename_all = "PascalCase")]
+        struct Detail {
+            host_config: Map<String, Value>,
+        }
+        let path = format!("/containers/{name}/json");
+        Ok(self.get::<Detail>(&path).await?.host_config)
     }
 
     /// Makes a container.

@@ -20,7 +20,7 @@ const CIDR_VARIABLE: &str = "WEAVE_CIDR=";
 const NO_CIDR: &str = "none";
 
 /// What clients call the network of containers that name none.
-const NO_NETWORK: [&str; 3] = ["", "default", "bridge"];
+pub(super) const NO_NETWORK: [&str; 3] = ["", "default", "bridge"];
 
 /// Where containers may ask for names.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -174,7 +174,7 @@ fn full_hostname(body: &Map<String, Value>) -> Option<String> {
 }
 
 /// The name by which a field goes in this object.
-fn key(object: &Map<String, Value>, name: &str) -> Option<String> {
+pub(super) fn key(object: &Map<String, Value>, name: &str) -> Option<String> {
     if object.contains_key(name) {
         return Some(name.to_owned());
     }
@@ -182,12 +182,12 @@ fn key(object: &Map<String, Value>, name: &str) -> Option<String> {
     keys.find(|key| key.eq_ignore_ascii_case(name)).cloned()
 }
 
-fn field<'a>(object: &'a Map<String, Value>, name: &str) -> Option<&'a Value> {
+pub(super) fn field<'a>(object: &'a Map<String, Value>, name: &str) -> Option<&'a Value> {
     object.get(&key(object, name)?)
 }
 
 /// The value of a field, which is there then.
-fn value<'a>(object: &'a mut Map<String, Value>, name: &str) -> &'a mut Value {
+pub(super) fn value<'a>(object: &'a mut Map<String, Value>, name: &str) -> &'a mut Value {
     let key = key(object, name).unwrap_or_else(|| name.to_owned());
     object.entry(key).or_insert(Value::Null)
 }

@@ -6,13 +6,14 @@
 //! sessions), everything in both directions, with each direction's own end. An HTTP library in
 //! between would take messages apart and put them together again, and has no place for the Engine's
 //! streams that begin without an upgrade. Only a few calls are read as a whole: `create` gets a
-//! network, an address, DNS servers and a host name, and `inspect` tells the address where old
-//! programs look for it. So Docker itself attaches the container through our driver, when it starts
-//! and whenever it starts again, with or without the proxy.
+//! network, an address, DNS servers and a host name, what old clients say in `start` takes none of
+//! them away, and `inspect` tells the address where old programs look for it. So Docker itself
+//! attaches the container through our driver, when it starts and whenever it starts again, with or
+//! without the proxy.
 //!
 //! `message` finds where messages end, `relay` carries them, `rewrite` says which are changed:
-//! `create` how, and `placement` finds the networks of addresses. `listener` lets clients in, `tls`
-//! those who come over TCP.
+//! `create` and `start` how, and `placement` finds the networks of addresses. `listener` lets
+//! clients in, `tls` those who come over TCP.
 
 mod create;
 mod hostname;
@@ -22,6 +23,7 @@ mod message;
 mod placement;
 mod relay;
 mod rewrite;
+mod start;
 mod tls;
 
 use std::sync::Arc;

@@ -59,6 +59,23 @@ pub(super) async fn place(
     Ok(placements)
 }
 
+/// Whether a container of this network mode is on a network of ours.
+pub(super) async fn is_ours(engine: &Engine, mode: &str) -> Result<bool, Refusal> {
+    // `container:NAME` is no network.
+    if mode.is_empty() || mode.contains(':') {
+        return Ok(false);
+    }
+    let network = match engine.network_called(mode).await {
+        Err(error) if error.is_not_found() => return Ok(false),
+        network => network.map_err(|error| failed(&error))?,
+    };
+    if LEGACY_DRIVERS.contains(&&*network.driver) {
+        return Ok(true);
+    }
+    let weave = engine.network_called(DEFAULT_NETWORK).await;
+    Ok(weave.is_ok_and(|weave| weave.driver == network.driver))
+}
+
 /// An address of some subnet.
 struct Wanted {
     subnet: IpNet,

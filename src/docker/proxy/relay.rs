@@ -198,7 +198,7 @@ async fn serve<R: AsyncRead + Unpin, W: AsyncWrite + Unpin>(
     let is_head = request.method == "HEAD";
     let mut change = rewriter.change_of(&request);
     let (mut first, mut body) = (request.raw, request.body);
-    if matches!(change, Change::Create) {
+    if matches!(change, Change::Create | Change::Start(_)) {
         if request.expects_continue {
             to_client
                 .write_all(b"HTTP/1.1 100 Continue\r\n\r\n")
@@ -208,7 +208,10 @@ async fn serve<R: AsyncRead + Unpin, W: AsyncWrite + Unpin>(
         let payload = whole(client, body, MAX_BODY);
         let late = || Refusal::new(408, format!("expected the body within {BODY_TIME:?}"));
         let payload = timeout(BODY_TIME, payload).await.map_err(|_| late())??;
-        let (payload, then) = rewriter.create(&request.target, payload).await?;
+        let (payload, then) = match change {
+            Change::Start(name) => (rewriter.start(&name, payload).await?, Change::Nothing),
+            _ => rewriter.create(&request.target, payload).await?,
+        };
         first = with_body(&first, &payload).into();
         body = Body::Length(0);
         change = then;

@@ -10,8 +10,11 @@ use serde_json::{Map, Value};
 
 use super::create::{Nameserver, Placement};
 use super::message::Request;
-use super::{ProxyConfig, ProxyStatus, Refusal, create, inspect, placement};
+use super::{ProxyConfig, ProxyStatus, Refusal, create, inspect, placement, start};
 use crate::docker::engine::Engine;
+
+/// The first version of the API in which `start` has no body.
+const START_WITHOUT_BODY: [u64; 2] = [1, 24];
 
 /// What is to be done with a call.
 #[derive(Debug)]
@@ -20,6 +23,8 @@ pub(super) enum Change {
     Nothing,
     /// A container is to be created.
     Create,
+    /// The container of this name is to be started, perhaps as another than it was made.
+    Start(String),
     /// It is created on one network and is to be connected to further ones.
     Connect(Vec<Placement>),
     /// The answer tells of a container.
@@ -70,12 +75,17 @@ impl Rewriter {
     pub(super) fn change_of(&self, request: &Request) -> Change {
         let (path, _) = split(&request.target);
         let segments: Vec<&str> = path.split('/').skip(1).collect();
-        let segments = match segments.split_first() {
-            Some((version, rest)) if is_version(version) => rest,
-            _ => &segments[..],
+        let first = segments.split_first();
+        let (version, segments) = match first.and_then(|(v, rest)| Some((version_of(v)?, rest))) {
+            Some((version, rest)) => (Some(version), rest),
+            None => (None, &segments[..]),
         };
+        let is_old = version.is_some_and(|version| version.as_slice() < &START_WITHOUT_BODY[..]);
         match (request.method.as_str(), segments) {
             ("POST", ["containers", "create"]) => Change::Create,
+            ("POST", ["containers", name, "start"]) if is_old && !request.body.is_done() => {
+                Change::Start((*name).to_owned())
+            }
             ("GET", ["containers", _, "json"]) if self.config.rewrite_inspect => Change::Inspect,
             _ => Change::Nothing,
         }
@@ -138,6 +148,30 @@ impl Rewriter {
         Ok(Some(further))
     }
 
+    /// The body of `start` as the Engine is to get it.
+    pub(super) async fn start(&self, name: &str, payload: Vec<u8>) -> Result<Vec<u8>, Refusal> {
+        let Ok(mut body) = serde_json::from_slice::<Map<String, Value>>(&payload) else {
+            return Ok(payload);
+        };
+        let made = match self.engine.host_config(name).await {
+            Err(error) if error.is_not_found() => return Ok(payload),
+            made => made.map_err(|error| placement::failed(&error))?,
+        };
+        let mode = made.get("NetworkMode").and_then(Value::as_str);
+        let Some(host) = start::replacement(&mut body, &made) else {
+            return Ok(payload);
+        };
+        if !placement::is_ours(&self.engine, mode.unwrap_or_default()).await? {
+            return Ok(payload);
+        }
+        if !start::keep(host, &made, (self.nameserver)().as_ref()) {
+            let text = "expected links to be said when the container is created: its network is \
+                        one with a name";
+            return Err(Refusal::new(400, text));
+        }
+        Ok(Value::Object(body).to_string().into_bytes())
+    }
+
     /// The body of an answer as the client is to get it.
     pub(super) async fn answer(
         &self,
@@ -197,11 +231,14 @@ fn split(target: &str) -> (&str, &str) {
     target.split_once('?').unwrap_or((target, ""))
 }
 
-/// Whether a part of a path is a version of the API, like `v1.41`.
-fn is_version(text: &str) -> bool {
-    let digits = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
-    let version = text.strip_prefix('v').and_then(|v| v.split_once('.'));
-    version.is_some_and(|(major, minor)| digits(major) && digits(minor))
+/// The numbers of a version of the API, like `v1.41` as a part of a path.
+fn version_of(text: &str) -> Option<Vec<u64>> {
+    let numbers = text.strip_prefix('v')?;
+    let is_one = numbers.starts_with(|c: char| c.is_ascii_digit())
+        && numbers.bytes().all(|b| b.is_ascii_digit() || b == b'.');
+    // As the Engine counts what is no number.
+    let number = |text: &str| text.parse().unwrap_or(0);
+    is_one.then(|| numbers.split('.').map(number).collect())
 }
 
 /// The name that the container is to have.
@@ -240,9 +277,10 @@ mod tests {
 
     #[test]
     fn versions_are_told_from_other_words() {
-        assert!(is_version("v1.41") && is_version("v1.5"));
-        for other in ["containers", "v1", "v.1", "1.41", "v1.x", ""] {
-            assert!(!is_version(other), "{other}");
+        assert_eq!(version_of("v1.41"), Some(vec![1, 41]));
+        assert_eq!(version_of("v1.5.1"), Some(vec![1, 5, 1]));
+        for other in ["containers", "v.1", "1.41", "v1.x", "v", ""] {
+            assert_eq!(version_of(other), None, "{other}");
         }
     }
 }

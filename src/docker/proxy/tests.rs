@@ -84,8 +84,7 @@ impl Lab {
     fn asked(&self) -> Vec<String> {
         let asked = self.asked.lock().unwrap();
         // The proxy's own questions are of no interest, but for what they change.
-        let changes =
-            |call: &&String| !call.contains("_ping") && !call.starts_with("GET /v1.41/net");
+        let changes = |call: &&String| !call.contains("_ping") && !call.starts_with("GET /v1.41/");
         asked.iter().filter(changes).cloned().collect()
     }
 }
@@ -133,7 +132,8 @@ async fn answer(mut client: UnixStream, asked: Arc<Mutex<Vec<String>>>) {
             "/containers/create" => json(201, r#"{"Id":"c1","Warnings":[]}"#),
             "/containers/c1/json" => json(
                 200,
-                r#"{"NetworkSettings":{"Networks":{"weave":{"IPAddress":"10.32.0.1"}}}}"#,
+                r#"{"HostConfig":{"Binds":null,"Dns":["192.0.2.1"],"Links":null,"NetworkMode":"weave"},
+                    "NetworkSettings":{"Networks":{"weave":{"IPAddress":"10.32.0.1"}}}}"#,
             ),
             "/echo" => format!(
                 "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n{:x}\r\n{text}\r\n0\r\nX-T: 1\r\n\r\n",
@@ -229,6 +229,41 @@ async fn a_container_is_placed_before_docker_hears_of_it() {
     assert!(body.contains(r#""NetworkMode":"weave""#), "{body}");
     let option = r#""weave":{"DriverOpts":{"works.weave.multicast":"false"}}"#;
     assert!(body.contains(option), "{body}");
+}
+
+#[tokio::test]
+async fn what_old_clients_say_in_start_leaves_a_container_on_its_network() {
+    let lab = Lab::new();
+    let start = |version, body| {
+        let head = format!("POST /{version}/containers/c1/start HTTP/1.1\r\nConnection: close\r\n");
+        post(&head, body)
+    };
+    let binds = r#"{"Binds":["/a:/b"]}"#;
+    for (version, body, expected) in [
+        (
+            "v1.23",
+            binds,
+            r#"{"Binds":["/a:/b"],"Dns":["192.0.2.1"],"NetworkMode":"weave"}"#,
+        ),
+        ("v1.24", binds, binds),
+        ("v1.20", "{nonsense", "{nonsense"),
+        ("v1.20", r#"{"Nested":{}}"#, r#"{"Nested":{}}"#),
+        (
+            "v1.20",
+            r#"{"NetworkMode": "host"}"#,
+            r#"{"NetworkMode":"host"}"#,
+        ),
+    ] {
+        let mut client = lab.connect();
+        client.write_all(&start(version, body)).await.unwrap();
+        client.shutdown().await.unwrap();
+        client.read_to_end(&mut Vec::new()).await.unwrap();
+        let call = format!("POST /{version}/containers/c1/start {expected}");
+        assert_eq!(lab.asked().last(), Some(&call));
+    }
+    let answer = lab.exchange(&start("v1.23", r#"{"Links":["db"]}"#)).await;
+    assert!(answer.starts_with("HTTP/1.1 400"), "{answer}");
+    assert!(answer.contains("links"), "{answer}");
 }
 
 #[tokio::test]

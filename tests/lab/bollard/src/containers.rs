@@ -159,8 +159,8 @@ pub(crate) async fn calls(docker: &Docker) {
         ),
     )
     .await;
+    told("wait", async { Ok(waited(docker, &id).await) }).await;
     told("remove", async {
-        waited(docker, &id).await;
         docker
             .remove_container(
                 &id,

@@ -27,7 +27,13 @@ pub(crate) async fn system(docker: &Docker) {
     })
     .await;
     told("no plugin", docker.inspect_plugin("nobody")).await;
+    told("enable no plugin", docker.enable_plugin("nobody", None)).await;
+    told("remove no plugin", docker.remove_plugin("nobody", None)).await;
     told("no swarm", docker.inspect_swarm()).await;
+    told("no services", docker.list_services(None)).await;
+    told("no nodes", docker.list_nodes(None)).await;
+    told("no secrets", docker.list_secrets(None)).await;
+    told("leave no swarm", docker.leave_swarm(None)).await;
 }
 
 pub(crate) async fn volumes_and_networks(docker: &Docker) {
