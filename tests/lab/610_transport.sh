@@ -13,8 +13,6 @@ block() { # N PORT: to and from host 2
   on "$1" nft "add rule inet block in ip saddr $UNDERLAY.2 udp dport $2 drop; add rule inet block out ip daddr $UNDERLAY.2 udp dport $2 drop"
 }
 unblock() { on "$1" nft delete table inet block; }
-transport() { report "$1" | jq -r ".transports[] | select(.nickname == \"host$2\") | .transport + \" \" + .reason"; }
-goes_by() { [[ $(transport "$1" "$2") == "$3"* ]]; }
 both_go_by() { goes_by 1 2 "$1" && goes_by 2 1 "$1"; }
 # Which way frames really go.
 device_of() { # N MAC: the port behind which the bridge has it
