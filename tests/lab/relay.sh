@@ -19,6 +19,17 @@ partial_mesh() { # NEIGHBOURS [K=V...]
   for ((number = 1; number <= count; number++)); do wait_for 15 has_connections $number "$(wc -w <<<"${neighbours[number]}")"; done
 }
 
+# Nothing of these protocols gets from one of the two to the other any more.
+sever() { # N M PROTOCOLS
+  on "$1" nft "add rule inet apart in ip saddr $UNDERLAY.$2 meta l4proto $3 th dport 6783 drop"
+  on "$2" nft "add rule inet apart in ip saddr $UNDERLAY.$1 meta l4proto $3 th dport 6783 drop"
+  # The answers of a session in place.
+  on "$1" nft "add rule inet apart in ip saddr $UNDERLAY.$2 meta l4proto $3 th sport 6783 drop"
+  on "$2" nft "add rule inet apart in ip saddr $UNDERLAY.$1 meta l4proto $3 th sport 6783 drop"
+}
+
+last_logged() { lab log "$1" | grep 'transport chosen' | grep "host$2" | tail -n 1 | grep -q "$3"; } # N M WORDS
+
 # A network for multicast on hosts 1 to N, a container on each that listens; their addresses in `there`.
 listeners() { # N
   local number
