@@ -64,6 +64,5 @@ ends_relayed() {
 }
 wait_for 10 ends_relayed
 echo "cut: the ends talk after $took ms"
-everybody
 all_hear_all_once 6
 nothing_goes_round

@@ -1,22 +1,32 @@
 # What the tests of partial meshes share; source it after lib.sh.
 # shellcheck shell=bash
 
+# On hosts 1 to N at the same time.
+on_all() { # N CMD...: the command gets the host's number as well
+  local number pids=()
+  for ((number = 1; number <= $1; number++)); do "${@:2}" $number & pids+=($!); done
+  for number in "${pids[@]}"; do wait "$number"; done
+}
+
 # Hosts of which each hears its neighbours alone. NEIGHBOURS has an entry for each host.
 partial_mesh() { # NEIGHBOURS [K=V...]
   local -n neighbours=$1
-  local number other count=${#neighbours[@]} peers
+  local number count=${#neighbours[@]}
+  settings=("${@:2}")
   lab_up "$count"
-  for ((number = 1; number <= count; number++)); do
-    on $number nft "add table inet apart; add chain inet apart in { type filter hook input priority -300; }"
-    peers=()
-    for ((other = 1; other <= count; other++)); do
-      if [[ " ${neighbours[number]} " == *" $other "* ]]; then peers+=("$UNDERLAY.$other"); continue; fi
-      on $number nft "add rule inet apart in ip saddr $UNDERLAY.$other meta l4proto { tcp, udp } th dport { 6783, 6784 } drop"
-    done
-    lab plugin $number install "WEAVE_PEERS=${peers[*]}" WEAVE_NO_DISCOVERY=true "${@:2}"
-  done
+  on_all "$count" partial_host
   # shellcheck disable=SC2086
   for ((number = 1; number <= count; number++)); do wait_for 15 has_connections $number "$(wc -w <<<"${neighbours[number]}")"; done
+}
+
+partial_host() { # N
+  local other peers=()
+  on "$1" nft "add table inet apart; add chain inet apart in { type filter hook input priority -300; }"
+  for ((other = 1; other <= count; other++)); do
+    if [[ " ${neighbours[$1]} " == *" $other "* ]]; then peers+=("$UNDERLAY.$other"); continue; fi
+    on "$1" nft "add rule inet apart in ip saddr $UNDERLAY.$other meta l4proto { tcp, udp } th dport { 6783, 6784 } drop"
+  done
+  lab plugin "$1" install "WEAVE_PEERS=${peers[*]}" WEAVE_NO_DISCOVERY=true "${settings[@]}"
 }
 
 # Nothing of these protocols gets from one of the two to the other any more.
@@ -33,23 +43,28 @@ last_logged() { lab log "$1" | grep 'transport chosen' | grep "host$2" | tail -n
 # A network for multicast on hosts 1 to N, a container on each that listens; their addresses in `there`.
 listeners() { # N
   local number
-  local_network "$1" web 10.40 --opt works.weave.multicast
-  for ((number = 1; number <= $1; number++)); do run $number c$number web; done
+  on_all "$1" listener
   for ((number = 1; number <= $1; number++)); do
     there[number]=$(address $number c$number web)
-    dev=$(interface $number c$number "${there[number]}")
-    d $number exec -d c$number sh -c "socat -u UDP4-RECV:7001,ip-add-membership=239.1.2.3:$dev OPEN:/tmp/heard,creat,append"
-    wait_for 5 d $number exec c$number sh -c "/usr/bin/ip maddr show dev $dev | grep -q 239.1.2.3"
+    wait_for 5 joined $number "$(interface $number c$number "${there[number]}")"
   done
+}
+
+joined() { d "$1" exec "c$1" sh -c "/usr/bin/ip maddr show dev $2 | grep -q 239.1.2.3"; } # N INTERFACE
+
+listener() { # N
+  local dev
+  network "$1" web --subnet 10.40.0.0/16 --ip-range "10.40.$1.0/24" --opt works.weave.multicast
+  run "$1" "c$1" web
+  dev=$(interface "$1" "c$1" "$(address "$1" "c$1" web)")
+  d "$1" exec -d "c$1" sh -c "socat -u UDP4-RECV:7001,ip-add-membership=239.1.2.3:$dev OPEN:/tmp/heard,creat,append"
 }
 
 # Ten broadcasts and ten multicasts of each of N arrive at all others, once.
 all_hear_all_once() { # N
-  local number send
-  for ((number = 1; number <= $1; number++)); do d $number exec c$number truncate -s 0 /tmp/heard; done
-  send="for i in 0 1 2 3 4 5 6 7 8 9; do echo \$0 \$i | socat -u - UDP4-DATAGRAM:10.40.255.255:7001,broadcast
-    echo \$0 m\$i | socat -u - UDP4-DATAGRAM:239.1.2.3:7001,ip-multicast-ttl=4,ip-multicast-loop=0; done"
-  for ((number = 1; number <= $1; number++)); do d $number exec c$number sh -c "$send" c$number; done
+  local number
+  on_all "$1" forget
+  on_all "$1" say
   for ((number = 1; number <= $1; number++)); do wait_for 5 complete $number "$1"; done
   stays 1 complete "$1" "$1"
   for ((number = 1; number <= $1; number++)); do
@@ -57,6 +72,11 @@ all_hear_all_once() { # N
   done
 }
 
+forget() { d "$1" exec "c$1" truncate -s 0 /tmp/heard; } # N
+say() { # N
+  d "$1" exec "c$1" sh -c "for i in 0 1 2 3 4 5 6 7 8 9; do echo c$1 \$i | socat -u - UDP4-DATAGRAM:10.40.255.255:7001,broadcast
+    echo c$1 m\$i | socat -u - UDP4-DATAGRAM:239.1.2.3:7001,ip-multicast-ttl=4,ip-multicast-loop=0; done"
+}
 # What others said; a broadcast of its own may come back to it.
 heard_by() { d "$1" exec "c$1" sort /tmp/heard | grep -v "^c$1 "; }
 complete() { [[ $(heard_by "$1" | sort -u | wc -l) == $((20 * ($2 - 1))) ]]; } # N OF
