@@ -89,7 +89,8 @@ for number in 1 3; do
   [[ -n $(finds 'udp port 6783 and udp[8] = 0x11') ]] || fail "nothing went through host$number's tunnel"
   [[ -n $(finds 'udp port 6783 and udp[8] = 0x12') ]] || fail "nothing was passed on at host$number"
   [[ -z $(finds 'udp port 6784') ]] || fail "VXLAN from or to host$number"
-  [[ -z $(finds 'udp port 6783 and udp[8] != 0x11 and udp[8] != 0x12') ]] || fail "not sealed at host$number: $(finds 'udp port 6783 and udp[8] != 0x11 and udp[8] != 0x12')"
+  open='udp port 6783 and udp[8] != 0x11 and udp[8] != 0x12'
+  [[ -z $(finds "$open") ]] || fail "not sealed at host$number: $(finds "$open")"
   # Errors and group memberships are the hosts' own.
   others='ip and not port 6783 and not icmp and not igmp'
   [[ -z $(finds "$others") ]] || fail "neither tunnel nor mesh at host$number: $(finds "$others")"
