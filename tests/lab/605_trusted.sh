@@ -11,8 +11,6 @@ lab plugin 3 install "WEAVE_PEERS=$(peer_list 3)" WEAVE_PASSWORD=x
 mesh_ready 3
 local_network 3 web 10.40
 for number in 1 2 3; do run $number c$number web; done
-transport() { report "$1" | jq -r ".transports[] | select(.nickname == \"host$2\") | .transport + \" \" + .reason"; }
-goes_by() { [[ $(transport "$1" "$2") == "$3"* ]]; }
 wait_for 10 goes_by 1 2 'vxlan both hosts trust the subnet'
 wait_for 10 goes_by 2 1 'vxlan both hosts trust the subnet'
 wait_for 10 goes_by 1 3 'tunnel a password is set and the other host does not trust the subnet'

@@ -87,6 +87,10 @@ mesh_ready() { # N: everybody is connected to everybody else
   for ((number = 1; number <= $1; number++)); do wait_for 15 has_connections "$number" $(($1 - 1)); done
 }
 
+# Which transport host N has to host M, and why.
+transport() { report "$1" | jq -r ".transports[] | select(.nickname == \"host$2\") | .transport + \" \" + .reason"; }
+goes_by() { [[ $(transport "$1" "$2") == "$3"* ]]; } # N M TRANSPORT [REASON...]
+
 plugin_enabled() { [[ $(d "$1" plugin inspect -f '{{.Enabled}}' "$PLUGIN") == true ]]; }
 
 # The daemon's pid as host N sees it.
