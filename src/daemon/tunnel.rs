@@ -441,23 +441,37 @@ impl Keeper {
             _ => {}
         }
         peer.reached_since?;
-        let between = peer.links.iter().copied().filter(|link| {
+        let candidates = self.candidates(id, peer);
+        let tried = peer.relay.and_then(|(relay, since)| {
+            let at = candidates.iter().position(|candidate| *candidate == relay);
+            Some((at?, since))
+        });
+        let (at, since) = match tried {
+            None => (0, now),
+            Some((at, since)) if now.saturating_duration_since(since) < RELAY_PATIENCE => {
+                (at, since)
+            }
+            Some((at, _)) => ((at + 1) % candidates.len(), now),
+        };
+        candidates.get(at).map(|relay| (*relay, since))
+    }
+
+    /// Who may pass on what is for a peer: the next on the mesh's way, then who is connected with
+    /// both, then whoever answers us. These may have found a way around themselves, which the mesh
+    /// does not know where its own connection stays up.
+    fn candidates(&self, id: PeerId, peer: &Peer) -> Vec<PeerId> {
+        let hop = peer.next_hop.filter(|hop| *hop != id);
+        let near = |link: &PeerId| {
             let known = self.peers.get(link);
             known.is_some_and(|known| known.next_hop == Some(*link))
-        });
-        let hop = peer.next_hop.filter(|hop| *hop != id);
-        let candidates: BTreeSet<PeerId> = hop.into_iter().chain(between).collect();
-        let Some((relay, since)) = peer.relay else {
-            let first = hop.or_else(|| candidates.first().copied());
-            return first.map(|first| (first, now));
         };
-        let patient = now.saturating_duration_since(since) < RELAY_PATIENCE;
-        if patient && candidates.contains(&relay) {
-            return Some((relay, since));
-        }
-        let after = candidates.iter().find(|candidate| **candidate > relay);
-        let next = after.or(candidates.first()).copied();
-        next.map(|next| (next, now))
+        let between = peer.links.iter().copied().filter(near);
+        let answers = |known: &Peer| matches!(known.path, PathState::Direct { .. });
+        let answering = self.peers.iter().filter(|(_, known)| answers(known));
+        let answering = answering.map(|(known, _)| *known).filter(near);
+        let all = hop.into_iter().chain(between).chain(answering);
+        let mut seen = BTreeSet::from([id]);
+        all.filter(|candidate| seen.insert(*candidate)).collect()
     }
 
     /// Lets VXLAN be probed to the peers whose frames it may carry.

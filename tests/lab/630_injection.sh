@@ -66,7 +66,7 @@ for packet in packets:
         send("forged", 6783, bytes(flipped))
         # No packet is shorter than 40 bytes.
         send("forged", 6783, bytes(fresh[:random.randrange(40, len(packet))]))
-        send("garbage", 6783, packet[:random.randrange(1, 40)])
+        send("garbage", 6783, packet[:random.randrange(40)])
         send("garbage", 6783, b"\0" + random.randbytes(random.randrange(1400)))
         unknown = bytearray(packet)
         unknown[4:8] = random.getrandbits(32).to_bytes(4, "big")

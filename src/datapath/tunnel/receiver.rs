@@ -158,6 +158,9 @@ impl Receiver {
             from: received.from,
             last: None,
         };
+        if data.is_empty() {
+            batch.drops.count(DropReason::Garbage);
+        }
         let mut start = base;
         for datagram in data.chunks_mut(received.segment) {
             let len = datagram.len();
