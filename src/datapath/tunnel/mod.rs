@@ -2,9 +2,9 @@
 //!
 //! Each segment has a TAP in its bridge. One thread reads frames and super-frames from the TAPs,
 //! cuts, seals and sends them; one receives, opens, puts together and writes, and sends what the
-//! containers answer at once; one does all that is not per packet. Keys are agreed on through the mesh, end to end, so that a peer which
-//! passes packets on for others cannot read them. [`wire`] says what travels and what a listener
-//! can see.
+//! containers answer at once; one does all that is not per packet. Keys are agreed on through the
+//! mesh, end to end, so that a peer which passes packets on for others cannot read them. [`wire`]
+//! says what travels and what a listener can see.
 //!
 //! The pure parts are [`session`], [`handshake`], [`probe`], [`segment`], [`coalesce`],
 //! [`fragment`], [`replay`], [`too_big`] and [`wire`]; the threads are in `sender`,
