@@ -162,10 +162,7 @@ impl Launch {
                 "weave: launching on this host: DOCKER_HOST={docker_host} is for Docker's client"
             );
         }
-        let of_client = match settings.docker_socket {
-            Some(_) => None,
-            None => parts::docker_socket(client).await,
-        };
+        let of_client = parts::docker_socket(&settings, client).await;
         let docker_socket = settings.docker_socket.as_ref().or(of_client.as_ref());
         let paths = &paths.clone().with_docker_socket(docker_socket);
         let engine = Engine::new(paths.docker_socket());
@@ -224,11 +221,9 @@ impl Launch {
 /// The Engine of this host, for commands that have no settings of their own.
 pub(super) async fn engine(paths: &Paths, client: &Client) -> Engine {
     let (settings, _) = Settings::load(std::env::vars_os(), &[], paths);
-    let socket = match settings.docker_socket {
-        None => parts::docker_socket(client).await,
-        named => named,
-    };
-    let paths = paths.clone().with_docker_socket(socket.as_ref());
+    let of_client = parts::docker_socket(&settings, client).await;
+    let socket = settings.docker_socket.as_ref().or(of_client.as_ref());
+    let paths = paths.clone().with_docker_socket(socket);
     Engine::new(paths.docker_socket())
 }
 

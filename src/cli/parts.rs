@@ -7,7 +7,7 @@ use clap::Args;
 
 use super::client::{Client, ClientError};
 use super::terminal;
-use crate::config::{DockerSocket, Paths, ProxyAddress};
+use crate::config::{DockerSocket, Paths, ProxyAddress, Settings};
 use crate::control::socket::SwitchPart;
 use crate::control::{Part, Report, Switch};
 
@@ -81,8 +81,12 @@ pub(super) fn tcp_as_docker() -> Option<ProxyAddress> {
     ProxyAddress::beside(Shell::of_this_process().docker())
 }
 
-/// Where Docker's own API is for this process, where that is a socket other than the usual one.
-pub(super) async fn docker_socket(client: &Client) -> Option<DockerSocket> {
+/// Where Docker's own API is for the client in this shell, where the settings name no socket and that
+/// is another than the usual one.
+pub(super) async fn docker_socket(settings: &Settings, client: &Client) -> Option<DockerSocket> {
+    if settings.docker_socket.is_some() {
+        return None;
+    }
     let shell = Shell::of_this_process();
     let path = shell.docker().strip_prefix("unix://")?;
     let socket: DockerSocket = path.parse().ok()?;

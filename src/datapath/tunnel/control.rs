@@ -310,14 +310,14 @@ impl Control {
     }
 
     fn drain_sessions(&mut self, now: Instant) {
-        // Keys before messages: as soon as the peer has read one, it may use what was agreed on.
+        let mut may_be_used = false;
         while let Some(event) = self.sessions.poll_event() {
             self.dirty = true;
             match event {
                 SessionEvent::Receive(key) => {
                     self.peer(key.peer());
                     self.receive.insert(key.index(), key);
-                    self.publish();
+                    may_be_used = true;
                 }
                 SessionEvent::Send(peer, key) => {
                     let state = self.peer(peer);
@@ -329,6 +329,10 @@ impl Control {
                 }
                 SessionEvent::Retire(index) => drop(self.receive.remove(&index)),
             }
+        }
+        // Keys before messages: as soon as the peer has read one, it may use what was agreed on.
+        if may_be_used {
+            self.publish();
         }
         while let Some((peer, message)) = self.sessions.poll_message() {
             (self.output)(Output::Message(peer, message.into()));
