@@ -537,10 +537,15 @@ fn underlays_from_1280_to_9000_are_filled_but_not_overfilled() {
 #[test]
 fn frames_of_all_sizes_stay_in_order() {
     const DATAGRAMS: u32 = 5000;
+    /// What the sender is ahead of the receiver at most, so that few are lost in full queues.
+    const AHEAD: u32 = 100;
     if !privileged() {
         return;
     }
     let lab = Lab::full(2, 1300, 1450);
+    let newest = [AtomicU32::new(0), AtomicU32::new(0)];
+    // What waits for a neighbour to be found is overtaken by what is sent just then.
+    assert!(lab.ping(0, 1, "-c 1") && lab.ping(1, 0, "-c 1"));
     let both_listen = Barrier::new(2);
     let exchange = |at: u8| {
         lab.in_container(at, "sysctl -qw net.ipv4.ip_no_pmtu_disc=1");
@@ -552,7 +557,14 @@ fn frames_of_all_sizes_stay_in_order() {
             both_listen.wait();
             thread::scope(|scope| {
                 scope.spawn(|| {
+                    let received = &newest[usize::from(1 - at)];
                     for number in 0..DATAGRAMS {
+                        let begun = Instant::now();
+                        while number > received.load(Ordering::Relaxed) + AHEAD
+                            && begun.elapsed() < Duration::from_millis(10)
+                        {
+                            thread::yield_now();
+                        }
                         let size = [60, 1400, 300, 1100, 1300, 20][number as usize % 6];
                         let mut datagram = vec![0; size];
                         datagram[..4].copy_from_slice(&number.to_be_bytes());
@@ -566,7 +578,9 @@ fn frames_of_all_sizes_stay_in_order() {
                     && let Ok(len) = socket.recv(&mut datagram)
                 {
                     assert!(len >= 20);
-                    numbers.push(u32::from_be_bytes(*datagram.first_chunk().unwrap()));
+                    let number = u32::from_be_bytes(*datagram.first_chunk().unwrap());
+                    newest[usize::from(at)].fetch_max(number, Ordering::Relaxed);
+                    numbers.push(number);
                 }
                 numbers
             })
@@ -575,8 +589,7 @@ fn frames_of_all_sizes_stay_in_order() {
     thread::scope(|scope| {
         let other = scope.spawn(|| exchange(1));
         for numbers in [exchange(0), other.join().unwrap()] {
-            // Who reads too slowly loses some.
-            assert!(numbers.len() > DATAGRAMS as usize / 10, "{}", numbers.len());
+            assert!(numbers.len() > DATAGRAMS as usize / 2, "{}", numbers.len());
             let overtaken = numbers.windows(2).find(|pair| pair[0] >= pair[1]);
             assert_eq!(overtaken, None);
         }
