@@ -441,7 +441,9 @@ impl Control {
             let made = segment
                 .made
                 .get_or_insert_with(|| Arc::new(make_forwarding(&segment.wanted, slots)));
-            table.vnis.insert(segment.vni.get(), table.segments.len());
+            let index = table.segments.len();
+            table.vnis.insert(segment.vni.get(), index);
+            table.taps.insert(segment.tap.descriptor(), index);
             table.segments.push(Segment {
                 vni: segment.vni,
                 tap: segment.tap.clone(),

@@ -9,6 +9,7 @@ use super::control::Events;
 use super::frame::complete_checksum;
 use super::outbox::{Outbox, SMALL};
 use super::table::{Hop, Table};
+use super::watch::Watch;
 use crate::linux::tap::{Gso, VNET_HEADER, VnetHeader};
 use crate::linux::udp::UdpSocket;
 use crate::types::Mac;
@@ -111,11 +112,18 @@ impl Forwarder {
 
 /// The forwarder, for the threads that take turns with it.
 #[derive(Clone)]
-pub(super) struct SharedForwarder(Arc<Mutex<Forwarder>>);
+pub(super) struct SharedForwarder {
+    forwarder: Arc<Mutex<Forwarder>>,
+    /// The TAPs whose frames the sending thread waits for.
+    pub(super) watch: Arc<Watch>,
+}
 
 impl SharedForwarder {
-    pub(super) fn new(forwarder: Forwarder) -> Self {
-        Self(Arc::new(Mutex::new(forwarder)))
+    pub(super) fn new(forwarder: Forwarder, watch: Watch) -> Self {
+        Self {
+            forwarder: Arc::new(Mutex::new(forwarder)),
+            watch: Arc::new(watch),
+        }
     }
 
     /// Waits for its turn.
@@ -123,7 +131,7 @@ impl SharedForwarder {
     /// # Errors
     /// When a thread died at it. What it left is not sent: it may not be sealed yet.
     pub(super) fn lock(&self) -> io::Result<MutexGuard<'_, Forwarder>> {
-        self.0.lock().map_err(|_| died())
+        self.forwarder.lock().map_err(|_| died())
     }
 
     /// Its turn, if nobody else is at it.
@@ -131,7 +139,7 @@ impl SharedForwarder {
     /// # Errors
     /// As for [`lock`](Self::lock).
     pub(super) fn try_lock(&self) -> io::Result<Option<MutexGuard<'_, Forwarder>>> {
-        match self.0.try_lock() {
+        match self.forwarder.try_lock() {
             Ok(forwarder) => Ok(Some(forwarder)),
             Err(TryLockError::Poisoned(_)) => Err(died()),
             Err(TryLockError::WouldBlock) => Ok(None),

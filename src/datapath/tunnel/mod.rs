@@ -28,6 +28,7 @@ pub mod session;
 pub mod stats;
 mod table;
 pub mod too_big;
+mod watch;
 pub mod wire;
 
 use std::collections::BTreeMap;
@@ -54,6 +55,7 @@ use self::seal::RawKey;
 use self::session::{SessionCounts, Sessions};
 use self::stats::{DropReason, Drops, TrafficSnapshot};
 use self::table::{Path, Reader, Shared};
+use self::watch::Watch;
 use crate::datapath::Forwarding;
 use crate::linux::tap::{Tap, TapOffloads};
 use crate::linux::udp::UdpSocket;
@@ -303,7 +305,8 @@ impl Tunnel {
             wake: wake.clone(),
             stop: tunnel.stop.clone(),
         };
-        let forwarder = SharedForwarder::new(Forwarder::new(socket.clone(), events.clone()));
+        let watch = Watch::new(&*wake[0]).map_err(TunnelError::Thread)?;
+        let forwarder = SharedForwarder::new(Forwarder::new(socket.clone(), events.clone()), watch);
         let sender = sender::Sender::new(
             Reader::new(shared.clone()),
             forwarder.clone(),

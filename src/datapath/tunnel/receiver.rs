@@ -19,6 +19,7 @@ use super::fragment::Reassembler;
 use super::seal::OpenError;
 use super::stats::{DropReason, Drops};
 use super::table::{Reader, ReceiveEntry, Table};
+use super::watch::Watch;
 use super::wire::{
     BODY_HEADER, BodyHeader, BodyKind, HEADER, OVERHEAD, Outer, Probe, RELAY_HEADER, RelayHeader,
     TAG,
@@ -43,7 +44,8 @@ pub(super) struct Receiver {
     relays: Vec<Transmit>,
     replies: Vec<Reply>,
     reassembler: Reassembler,
-    /// The segments that got frames from the batch at hand.
+    /// The segments that got frames from the batch at hand; their TAPs are this thread's to read
+    /// until it has sent the answers.
     written: Vec<usize>,
     signals: Signals,
 }
@@ -214,6 +216,7 @@ impl Receiver {
             table,
             drops: &self.drops,
             written: &mut self.written,
+            watch: &self.forwarder.watch,
         };
         let bytes = self.buffers.bytes();
         let mut coalescer = Coalescer::new();
@@ -229,19 +232,24 @@ impl Receiver {
     }
 
     fn send_answers(&mut self, table: &Table) -> io::Result<()> {
+        let sent = self.forward_answers(table);
+        for index in self.written.drain(..) {
+            self.forwarder.watch.resume(&table.segments[index].tap);
+        }
+        sent
+    }
+
+    fn forward_answers(&self, table: &Table) -> io::Result<()> {
         // Who is at it sends the answers too; and by an older table than others used meanwhile
         // they might overtake or be overtaken.
         if !self.written.is_empty()
             && let Some(mut forwarder) = self.forwarder.try_lock()?
             && self.reader.is_latest()
         {
-            self.written.sort_unstable();
-            self.written.dedup();
             for &index in &self.written {
                 forwarder.answer(table, index);
             }
         }
-        self.written.clear();
         Ok(())
     }
 }
@@ -438,6 +446,7 @@ struct Taps<'a> {
     table: &'a Table,
     drops: &'a Drops,
     written: &'a mut Vec<usize>,
+    watch: &'a Watch,
 }
 
 impl FrameSink for Taps<'_> {
@@ -452,10 +461,13 @@ impl FrameSink for Taps<'_> {
         let Some(&index) = self.table.vnis.get(&vni) else {
             return self.drops.count(DropReason::NoSegment);
         };
-        if self.table.segments[index].tap.write(pieces).is_err() {
-            self.drops.count(DropReason::DeviceFailed);
-        } else if self.written.last() != Some(&index) {
+        let tap = &self.table.segments[index].tap;
+        if !self.written.contains(&index) {
+            self.watch.pause(tap);
             self.written.push(index);
+        }
+        if tap.write(pieces).is_err() {
+            self.drops.count(DropReason::DeviceFailed);
         }
     }
 

@@ -4,16 +4,9 @@ use std::io;
 use std::os::fd::AsRawFd;
 use std::sync::atomic::Ordering;
 
-use nix::sys::epoll::{Epoll, EpollEvent, EpollFlags, EpollTimeout};
-
 use super::Signals;
 use super::forwarder::SharedForwarder;
-use super::table::{Reader, Table};
-
-/// Descriptors looked at in one turn.
-const READY: usize = 64;
-/// The number of the descriptor that wakes the thread; TAPs have their index.
-const WAKE: u64 = u64::MAX;
+use super::table::{Reader, Segment, Table};
 
 /// The thread's state.
 pub(super) struct Sender {
@@ -34,49 +27,40 @@ impl Sender {
     /// Works until told to stop.
     pub(super) fn run(mut self) -> io::Result<()> {
         let mut table = self.reader.table();
-        let mut epoll = self.watch(&table)?;
-        let mut ready = [EpollEvent::empty(); READY];
+        self.watch_instead(&Table::default(), &table);
+        let mut ready = Vec::new();
         while !self.signals.stop.load(Ordering::Relaxed) {
-            let count = match epoll.wait(&mut ready, EpollTimeout::NONE) {
-                Ok(count) => count,
-                Err(nix::Error::EINTR) => continue,
-                Err(errno) => return Err(errno.into()),
-            };
-            let woken = ready[..count].iter().any(|event| event.data() == WAKE);
-            if woken {
+            self.forwarder.watch.wait(&mut ready)?;
+            if ready.contains(&self.signals.wake.as_raw_fd()) {
                 let _ = self.signals.wake.read();
             }
-            for event in &ready[..count] {
+            for descriptor in &ready {
                 let mut forwarder = self.forwarder.lock()?;
                 // By an older table than the frames before them, these might overtake or be
                 // overtaken. What is waiting is reported again.
                 if self.reader.refresh() {
-                    table = self.reader.table();
-                    epoll = self.watch(&table)?;
+                    let former = std::mem::replace(&mut table, self.reader.table());
+                    self.watch_instead(&former, &table);
                     break;
                 }
-                let index = usize::try_from(event.data()).unwrap_or(usize::MAX);
-                if index < table.segments.len() && !forwarder.drain(&table, index) {
-                    let _ = epoll.delete(&table.segments[index].tap);
+                if let Some(&index) = table.taps.get(descriptor)
+                    && !forwarder.drain(&table, index)
+                {
+                    self.forwarder.watch.remove(&table.segments[index].tap);
                 }
             }
         }
         Ok(())
     }
 
-    fn watch(&self, table: &Table) -> io::Result<Epoll> {
-        let epoll = Epoll::new(nix::sys::epoll::EpollCreateFlags::EPOLL_CLOEXEC)?;
-        epoll.add(
-            &*self.signals.wake,
-            EpollEvent::new(EpollFlags::EPOLLIN, WAKE),
-        )?;
-        for (index, segment) in table.segments.iter().enumerate() {
-            let event = EpollEvent::new(EpollFlags::EPOLLIN, index as u64);
-            if let Err(errno) = epoll.add(&*segment.tap, event) {
-                tracing::warn!(tap = segment.tap.name(), %errno, "cannot watch a TAP device");
-            }
+    fn watch_instead(&self, former: &Table, table: &Table) {
+        let within = |table: &Table, one: &Segment| table.taps.contains_key(&one.tap.descriptor());
+        for segment in former.segments.iter().filter(|one| !within(table, one)) {
+            self.forwarder.watch.remove(&segment.tap);
         }
-        Ok(epoll)
+        for segment in table.segments.iter().filter(|one| !within(former, one)) {
+            self.forwarder.watch.add(&segment.tap);
+        }
     }
 }
 

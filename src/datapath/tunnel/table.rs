@@ -5,6 +5,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
+use std::os::fd::RawFd;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -22,6 +23,8 @@ pub(super) type Slot = usize;
 pub(super) struct Table {
     pub(super) segments: Vec<Segment>,
     pub(super) vnis: HashMap<u32, usize>,
+    /// Where in `segments` a TAP's descriptor is.
+    pub(super) taps: HashMap<RawFd, usize>,
     pub(super) peers: Vec<Option<PeerEntry>>,
     pub(super) slots: HashMap<PeerId, Slot>,
     pub(super) receive: HashMap<u32, ReceiveEntry>,
