@@ -19,7 +19,7 @@ pub const MAX_FOUNDERS: usize = 32;
 /// Orders proposals; the proposer's name makes it unique.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Ballot {
-    /// Grows with every attempt.
+    /// Grows with every attempt, and is never below the incarnation of whose attempt it is.
     pub round: u64,
     /// Whose attempt: the peer's bytes.
     pub proposer: [u8; 16],
@@ -131,7 +131,7 @@ impl Birth {
         if let Some((ballot, value)) = newest {
             next.promised = *ballot;
             next.accepted = Some((*ballot, value.clone()));
-        } else if next.promised.proposer == *self.me.as_bytes()
+        } else if self.is_own(&next.promised)
             && ours != Some(next.promised)
             && next.promised == self.own.promised
         {
@@ -161,10 +161,16 @@ impl Birth {
             .unwrap_or_default();
         let mut next = self.own.clone();
         next.promised = Ballot {
-            round: highest.checked_add(1)?,
+            round: highest.checked_add(1)?.max(self.own.incarnation),
             proposer: *self.me.as_bytes(),
         };
         Some(next)
+    }
+
+    /// Whether this life made the proposal: what a former one was promised, others still say, and
+    /// what came of it is forgotten.
+    fn is_own(&self, ballot: &Ballot) -> bool {
+        ballot.proposer == *self.me.as_bytes() && ballot.round >= self.own.incarnation
     }
 
     fn founders(&self) -> Vec<Life> {

@@ -134,6 +134,34 @@ fn who_waited_for_the_ring_is_told_in_time_who_gave_nothing() {
     );
 }
 
+/// The others still say what they promised its former life.
+#[test]
+fn who_lost_its_state_does_not_go_on_with_its_former_lifes_proposal() {
+    let now = Instant::now();
+    let former = Ballot {
+        round: 5,
+        proposer: *id(1).as_bytes(),
+    };
+    let state = State::new(range(), 1000);
+    let mut peer = Peer::with(state, 1, Init::Consensus { expected: 3 }, now);
+    let vote = wire::encode(&Ballots {
+        incarnation: 7,
+        range: range(),
+        elector: true,
+        expected: 3,
+        wanted: false,
+        promised: former,
+        accepted: None,
+    });
+    peer.core.handle_reachable(id(2), now);
+    peer.core
+        .handle_record(id(2), wire::BIRTH_KEY, Some(&vote), now);
+    peer.settle();
+    assert_eq!(peer.core.state().promised, former);
+    assert_eq!(peer.core.state().accepted, None);
+    assert!(peer.core.state().born.is_none());
+}
+
 /// One of three electors has accepted something: that may not be what the majority decides.
 #[test]
 fn one_electors_vote_is_no_decision_for_an_observer() {
