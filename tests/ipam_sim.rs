@@ -524,6 +524,17 @@ impl World {
             let owned = owned.map(|state| state.owned(&range()).len());
             self.lost = 32 - owned.sum::<u128>();
         }
+        // Founders who died before they told anybody that they were: without most of the slots
+        // the others must take themselves for cut off.
+        let born = live
+            .iter()
+            .filter_map(|at| self.peers[*at].durable.born.as_ref());
+        let heard: BTreeSet<u16> = born.clone().flat_map(|born| born.slots.clone()).collect();
+        let dead = self.peers.iter().any(|peer| peer.dead);
+        let total = born.map(|born| usize::from(born.total)).max();
+        if dead && heard.len() * 2 <= total.unwrap_or_default() {
+            return;
+        }
         // Every host empties one of its containers' places, so that something is left.
         for &at in &live {
             self.release(at);
@@ -601,71 +612,132 @@ fn no_schedule_gives_an_address_to_two() {
     );
 }
 
-/// The disk of a host is lost, not its containers: it begins anew, asks for the addresses they
-/// use, and what it had owned is not lost to the others.
+/// Hosts that work, with addresses in use.
+fn settled(seed: u64) -> World {
+    let mut world = World::new(seed);
+    world.hostile = false;
+    for at in 0..world.peers.len() {
+        if world.peers[at].core.is_none() {
+            world.start(at);
+        }
+    }
+    world.run(Duration::from_secs(5));
+    for _ in 0..12 {
+        let at = world.rng.random_range(0..world.peers.len());
+        world.allocate(at);
+        world.pump(at);
+        world.run(Duration::from_millis(200));
+    }
+    world
+}
+
+/// The disk of a host that is down is lost, not its containers: it will ask for the addresses
+/// they use.
+fn lose_disk(world: &mut World, lost: usize, incarnation: u64) {
+    world.peers[lost].durable = State::new(range(), incarnation);
+    let none = Life {
+        peer: world.peers[lost].id,
+        incarnation: 0,
+    };
+    for (peer, life, _) in world.holders.values_mut().flatten() {
+        if *peer == lost {
+            *life = none;
+        }
+    }
+}
+
+/// Nobody remembers any records.
+fn restart_all_but(world: &mut World, lost: usize) {
+    for at in world.live() {
+        world.crash(at);
+    }
+    for at in (0..world.peers.len()).filter(|at| *at != lost) {
+        world.start(at);
+    }
+}
+
+fn live_on(world: &mut World, seconds: usize) {
+    for _ in 0..seconds {
+        let at = world.rng.random_range(0..world.peers.len());
+        world.allocate(at);
+        world.pump(at);
+        world.run(Duration::from_secs(1));
+    }
+}
+
+fn assert_nothing_is_lost(world: &World, lost: usize) {
+    let seed = world.seed;
+    for at in world.live() {
+        let held = &world.peers[at].durable.held;
+        assert_eq!(*held, BTreeMap::new(), "seed {seed}: host{at} still claims");
+    }
+    let owned = world
+        .peers
+        .iter()
+        .map(|peer| peer.durable.owned(&range()).len());
+    assert_eq!(owned.sum::<u128>(), 32, "seed {seed}: space was lost");
+    for address in world.peers[lost].containers.values() {
+        let holders = &world.holders[address];
+        assert_eq!(holders.len(), 1, "seed {seed}: {address} {holders:?}");
+    }
+}
+
+/// It begins anew, and what it had owned is not lost to the others.
 #[test]
-fn a_host_that_lost_its_state_keeps_its_containers_addresses() {
-    for seed in 0..100 {
-        let mut world = World::new(seed);
-        world.hostile = false;
-        for at in 0..world.peers.len() {
-            if world.peers[at].core.is_none() {
-                world.start(at);
-            }
-        }
-        world.run(Duration::from_secs(5));
-        for _ in 0..12 {
-            let at = world.rng.random_range(0..world.peers.len());
-            world.allocate(at);
-            world.pump(at);
-            world.run(Duration::from_millis(200));
-        }
+fn a_host_that_lost_its_disk_keeps_its_containers_addresses() {
+    for seed in 0..200 {
+        let mut world = settled(seed);
         let lost = world.rng.random_range(0..world.peers.len());
-        world.crash(lost);
-        world.run(Duration::from_secs(2));
-        world.peers[lost].durable = State::new(range(), 1_000_000);
-        // Even if nobody remembers its records.
-        if seed % 2 == 1 {
-            for at in world.live() {
-                world.crash(at);
-            }
-            for at in (0..world.peers.len()).filter(|at| *at != lost) {
-                world.start(at);
-            }
+        for _ in 0..5 {
+            world.allocate(lost);
+            world.pump(lost);
+            world.run(Duration::from_millis(100));
         }
-        let none = Life {
-            peer: world.peers[lost].id,
-            incarnation: 0,
-        };
-        for (peer, life, _) in world.holders.values_mut().flatten() {
-            if *peer == lost {
-                *life = none;
-            }
+        world.crash(lost);
+        // The others have a while to write down what it had, or none.
+        if seed % 3 < 2 {
+            world.run(Duration::from_secs(2));
+        }
+        lose_disk(&mut world, lost, 1_000_000);
+        if seed % 3 > 0 {
+            restart_all_but(&mut world, lost);
         }
         world.start(lost);
-        for _ in 0..60 {
-            let at = world.rng.random_range(0..world.peers.len());
-            world.allocate(at);
-            world.pump(at);
-            world.run(Duration::from_secs(1));
-        }
-        for at in world.live() {
-            let state = &world.peers[at].durable;
-            assert_eq!(
-                state.held,
-                BTreeMap::new(),
-                "seed {seed}: host{at} still claims"
-            );
-        }
-        let owned = world
-            .peers
-            .iter()
-            .map(|peer| peer.durable.owned(&range()).len());
-        assert_eq!(owned.sum::<u128>(), 32, "seed {seed}: space was lost");
-        for address in world.peers[lost].containers.values() {
-            let holders = &world.holders[address];
-            assert_eq!(holders.len(), 1, "seed {seed}: {address} {holders:?}");
-        }
+        live_on(&mut world, 60);
+        assert_nothing_is_lost(&world, lost);
+    }
+}
+
+/// As soon as all others know what it has, they may be restarted.
+#[test]
+fn what_was_taken_over_is_not_lost_with_the_takers_disk() {
+    for seed in 0..100 {
+        let mut world = settled(seed);
+        let dead = world.rng.random_range(0..world.peers.len());
+        world.crash(dead);
+        lose_disk(&mut world, dead, 1_000_000);
+        world.start(dead);
+        let taker = |world: &World| {
+            let takes = |at: &usize| !world.peers[*at].durable.announced.is_empty();
+            let taker = world.live().into_iter().find(takes)?;
+            let life = world.peers[taker].durable.announced.first()?;
+            let known = |peer: &Peer| peer.durable.removed.contains(life);
+            world.peers.iter().all(known).then_some(taker)
+        };
+        let mut waits = 0..10_000;
+        let lost = loop {
+            if let Some(taker) = taker(&world) {
+                break taker;
+            }
+            assert!(waits.next().is_some(), "seed {seed}: nobody took over");
+            world.run(MILLISECOND);
+        };
+        world.crash(lost);
+        lose_disk(&mut world, lost, 2_000_000);
+        restart_all_but(&mut world, lost);
+        world.start(lost);
+        live_on(&mut world, 60);
+        assert_nothing_is_lost(&world, lost);
     }
 }
 

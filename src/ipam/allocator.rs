@@ -583,6 +583,12 @@ impl Core {
         }
     }
 
+    /// Writes one of them down now, because this peer's own note of the same space is to go: the
+    /// other may lose its disk, and all may be restarted before long.
+    pub(super) fn note_part(&mut self, life: Life, part: &Part) {
+        self.persist(Entry::Seen(vec![(life, Seen::of(part))]));
+    }
+
     /// Not to be fenced, for now; noted on the disk now and then, because a restart counts as well.
     pub(super) fn note_contact(&mut self) {
         let clock = self.clock();
@@ -609,8 +615,20 @@ impl Core {
             return;
         }
         self.conflicts.remove(&key);
-        for life in part.removed.difference(&self.state.removed.clone()) {
-            self.learn_removed(*life);
+        let removed: Vec<Life> = part
+            .removed
+            .difference(&self.state.removed)
+            .copied()
+            .collect();
+        if !removed.is_empty() {
+            let taker = Life {
+                peer,
+                incarnation: part.incarnation,
+            };
+            self.note_part(taker, &part);
+        }
+        for life in removed {
+            self.learn_removed(life);
         }
         self.follow_gifts(peer, &part);
         self.follow_overlap(peer, &part);

@@ -320,6 +320,7 @@ impl Core {
                 .iter()
                 .any(|gift| gift.to.peer == peer && gift.number <= number)
         {
+            self.note_part(giver, part);
             self.persist(Entry::Received(peer, number));
             self.dirty = true;
         }

@@ -22,7 +22,8 @@
 //!   hands out nothing new. A peer that comes back finds its old life removed, begins another, and
 //!   asks for the addresses that its containers still use.
 //! * **Durability.** Every step is one entry of the journal, on the disk before anything that
-//!   follows from it leaves the host ([`state`], [`journal`]).
+//!   follows from it leaves the host ([`state`], [`journal`]). Who drops its own note of some space
+//!   writes down the part of the peer that has it now: that peer's disk may be lost.
 //!
 //! What this cannot protect against: an operator who removes a peer that is alive; more electors
 //! than were expected, in parts of a network that cannot see each other; a peer that loses its
