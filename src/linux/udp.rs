@@ -431,6 +431,11 @@ impl ReceiveBuffers {
         }
     }
 
+    /// Whether an entry holds one datagram.
+    pub fn is_single(&self, at: usize) -> bool {
+        self.received[at].len <= self.received[at].segment
+    }
+
     /// What came in this entry, and its bytes.
     pub fn entry(&mut self, at: usize) -> (Received, &mut [u8]) {
         let received = self.received[at];

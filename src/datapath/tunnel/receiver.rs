@@ -44,8 +44,7 @@ pub(super) struct Receiver {
     relays: Vec<Transmit>,
     replies: Vec<Reply>,
     reassembler: Reassembler,
-    /// The segments that got frames from the batch at hand; their TAPs are this thread's to read
-    /// until it has sent the answers.
+    /// The segments that got frames from the batch at hand.
     written: Vec<usize>,
     signals: Signals,
 }
@@ -141,8 +140,10 @@ impl Receiver {
         }
         self.send_relays(table);
         self.send_replies(table);
-        self.deliver(table);
-        self.send_answers(table)
+        // Where more comes, the sending thread has work of its own meanwhile.
+        let alone = count == 1 && self.buffers.is_single(0);
+        self.deliver(table, alone);
+        self.send_answers(table, alone)
     }
 
     fn open_entry(&mut self, table: &Table, at: usize) {
@@ -211,12 +212,12 @@ impl Receiver {
         }
     }
 
-    fn deliver(&mut self, table: &Table) {
+    fn deliver(&mut self, table: &Table, alone: bool) {
         let mut sink = Taps {
             table,
             drops: &self.drops,
             written: &mut self.written,
-            watch: &self.forwarder.watch,
+            watch: alone.then_some(&*self.forwarder.watch),
         };
         let bytes = self.buffers.bytes();
         let mut coalescer = Coalescer::new();
@@ -231,9 +232,9 @@ impl Receiver {
         self.opened.clear();
     }
 
-    fn send_answers(&mut self, table: &Table) -> io::Result<()> {
+    fn send_answers(&mut self, table: &Table, alone: bool) -> io::Result<()> {
         let sent = self.forward_answers(table);
-        for index in self.written.drain(..) {
+        for index in self.written.drain(..).filter(|_| alone) {
             self.forwarder.watch.resume(&table.segments[index].tap);
         }
         sent
@@ -446,7 +447,8 @@ struct Taps<'a> {
     table: &'a Table,
     drops: &'a Drops,
     written: &'a mut Vec<usize>,
-    watch: &'a Watch,
+    /// Where the sending thread waits, if it is not to be woken by what is answered at once.
+    watch: Option<&'a Watch>,
 }
 
 impl FrameSink for Taps<'_> {
@@ -463,8 +465,10 @@ impl FrameSink for Taps<'_> {
         };
         let tap = &self.table.segments[index].tap;
         if !self.written.contains(&index) {
-            self.watch.pause(tap);
             self.written.push(index);
+            if let Some(watch) = self.watch {
+                watch.pause(tap);
+            }
         }
         if tap.write(pieces).is_err() {
             self.drops.count(DropReason::DeviceFailed);

@@ -53,8 +53,8 @@ impl Watch {
         let _ = self.epoll.delete(tap);
     }
 
-    /// Does not wait for this TAP until [`resume`](Self::resume): to wake a thread costs who does
-    /// it some 30 µs on a virtual machine, and the caller will read what is there itself.
+    /// Does not wait for this TAP until [`resume`](Self::resume), because the caller will read what
+    /// is there itself: to wake a thread that nobody needs costs some 30 µs on a virtual machine.
     pub(super) fn pause(&self, tap: &Tap) {
         let mut nothing = event(EpollFlags::empty(), tap.descriptor());
         // A TAP that is not waited for needs no pause.
