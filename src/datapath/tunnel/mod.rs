@@ -8,7 +8,7 @@
 //!
 //! The pure parts are [`session`], [`handshake`], [`probe`], [`segment`], [`coalesce`],
 //! [`fragment`], [`replay`], [`too_big`] and [`wire`]; the threads are in `sender`,
-//! `receiver` and `control`, what the first two share in `forwarder` and `outbox`.
+//! `receiver` and `control`, what the first two share in `forwarder`, `outbox` and `watch`.
 
 pub mod cipher;
 pub mod coalesce;
