@@ -235,10 +235,7 @@ impl Core {
             return;
         };
         self.silent.remove(&owner);
-        let life = Life {
-            peer: owner,
-            incarnation: part.incarnation,
-        };
+        let life = part.life(owner);
         if self.state.removed.contains(&life) || life == self.life() {
             return;
         }
@@ -571,11 +568,9 @@ impl Core {
         if self.lineage().is_none() || !std::mem::take(&mut self.unseen) {
             return;
         }
-        let seen = &self.state.seen;
         let new = self.view.iter().filter(|(life, part)| {
-            let known = seen.get(life).map(|known| known.revision);
             let ours = life.peer != self.config.me && Some(part.lineage) == self.lineage();
-            ours && known.is_none_or(|known| known < part.revision)
+            ours && self.is_unwritten(life, part)
         });
         let news: Vec<_> = new.map(|(life, part)| (*life, Seen::of(part))).collect();
         if !news.is_empty() {
@@ -585,8 +580,16 @@ impl Core {
 
     /// Writes one of them down now, because this peer's own note of the same space is to go: the
     /// other may lose its disk, and all may be restarted before long.
-    pub(super) fn note_part(&mut self, life: Life, part: &Part) {
-        self.persist(Entry::Seen(vec![(life, Seen::of(part))]));
+    pub(super) fn note_part(&mut self, peer: PeerId, part: &Part) {
+        let life = part.life(peer);
+        if self.is_unwritten(&life, part) {
+            self.persist(Entry::Seen(vec![(life, Seen::of(part))]));
+        }
+    }
+
+    fn is_unwritten(&self, life: &Life, part: &Part) -> bool {
+        let written = self.state.seen.get(life);
+        written.is_none_or(|written| written.revision < part.revision)
     }
 
     /// Not to be fenced, for now; noted on the disk now and then, because a restart counts as well.
@@ -621,11 +624,7 @@ impl Core {
             .copied()
             .collect();
         if !removed.is_empty() {
-            let taker = Life {
-                peer,
-                incarnation: part.incarnation,
-            };
-            self.note_part(taker, &part);
+            self.note_part(peer, &part);
         }
         for life in removed {
             self.learn_removed(life);

@@ -308,10 +308,7 @@ impl Core {
     /// Takes what another peer's part says it gave, notes what it has taken, and gives it the
     /// addresses that its containers use already.
     pub(super) fn follow_gifts(&mut self, peer: PeerId, part: &Part) {
-        let giver = Life {
-            peer,
-            incarnation: part.incarnation,
-        };
+        let giver = part.life(peer);
         if let Some(&number) = part.taken.get(&self.config.me)
             && !self.is_frozen()
             && self
@@ -320,7 +317,7 @@ impl Core {
                 .iter()
                 .any(|gift| gift.to.peer == peer && gift.number <= number)
         {
-            self.note_part(giver, part);
+            self.note_part(peer, part);
             self.persist(Entry::Received(peer, number));
             self.dirty = true;
         }

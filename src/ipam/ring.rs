@@ -128,6 +128,14 @@ pub struct Part {
 }
 
 impl Part {
+    /// The life of this peer that says it.
+    pub fn life(&self, peer: PeerId) -> Life {
+        Life {
+            peer,
+            incarnation: self.incarnation,
+        }
+    }
+
     /// What it owns of a space, opened or not.
     pub fn owned(&self, universe: &IpNet) -> RangeSet {
         match self.spaces.get(universe) {
@@ -183,10 +191,7 @@ impl View {
     /// Takes note of a part, unless a newer one of that life is known already.
     /// Returns whether anything changed.
     pub fn merge(&mut self, peer: PeerId, part: Part) -> bool {
-        let life = Life {
-            peer,
-            incarnation: part.incarnation,
-        };
+        let life = part.life(peer);
         match self.parts.get(&life) {
             Some(known) if **known >= part => false,
             _ => {
