@@ -26,7 +26,7 @@ const SEND_BATCH: usize = 32;
 /// Bytes of one receive buffer where the kernel aggregates: an aggregate has at most 65,535.
 const RECEIVE_BUFFER: usize = 64 * 1024;
 /// Receive buffers when the kernel aggregates: what stays in a core's cache.
-const RECEIVE_FEW: usize = 4;
+const RECEIVE_FEW: usize = 16;
 /// Receive buffers when it does not, and so the most that one call takes.
 const RECEIVE_MANY: usize = 32;
 /// Bytes asked for the socket's buffers in the kernel, each way: 10 ms at 12 Gb/s.
@@ -429,11 +429,6 @@ impl ReceiveBuffers {
             ],
             aggregated: false,
         }
-    }
-
-    /// Whether an entry holds one datagram.
-    pub fn is_single(&self, at: usize) -> bool {
-        self.received[at].len <= self.received[at].segment
     }
 
     /// What came in this entry, and its bytes.

@@ -19,7 +19,7 @@ const FRAME: usize = 64 * 1024 + 256;
 /// Frames read from one TAP before the others have their turn.
 const BATCH: usize = 64;
 /// Answers that the receiving thread sends itself before it receives again.
-const ANSWERS: usize = 16;
+const ANSWERS: usize = 32;
 
 /// Takes frames from TAPs and sends them. One at a time, from reading to sending: only so do the
 /// frames of a flow stay in order, whichever thread reads them.
@@ -55,19 +55,22 @@ impl Forwarder {
         alive
     }
 
-    /// Sends what a container answered at once to the frames that were just written, as its
-    /// kernel does with pings and acknowledgements. What is more is left to the sending thread,
-    /// and what the socket has no room for is lost: the caller has to receive.
-    pub(super) fn answer(&mut self, table: &Table, index: usize) {
+    /// Sends what a container answered at once to the frames that were just written. More than
+    /// a few small frames are left to the sending thread, and what the socket has no room for is
+    /// lost: the caller has to receive. Returns whether that was all.
+    pub(super) fn answer(&mut self, table: &Table, index: usize) -> bool {
         self.out.set_patient(false);
-        for _ in 0..ANSWERS {
+        let mut left = ANSWERS;
+        let all = loop {
             match self.forward_next(table, index) {
-                Ok(len) if len <= SMALL => {}
-                Ok(_) | Err(_) => break,
+                Ok(len) if len <= SMALL && left > 1 => left -= 1,
+                Ok(_) => break false,
+                Err(_) => break true,
             }
-        }
+        };
         self.out.flush(table);
         self.out.set_patient(true);
+        all
     }
 
     /// Reads one frame and hands it on; returns its bytes.

@@ -8,8 +8,10 @@
 //!
 //! The pure parts are [`session`], [`handshake`], [`probe`], [`segment`], [`coalesce`],
 //! [`fragment`], [`replay`], [`too_big`] and [`wire`]; the threads are in `sender`,
-//! `receiver` and `control`, what the first two share in `forwarder`, `outbox` and `watch`.
+//! `receiver` and `control`, what the first two share in `forwarder`, `outbox`, `watch` and
+//! `answers`.
 
+mod answers;
 pub mod cipher;
 pub mod coalesce;
 mod control;
@@ -46,6 +48,7 @@ use rand::SeedableRng;
 use rand_chacha::ChaCha20Rng;
 use thiserror::Error;
 
+use self::answers::Answers;
 use self::cipher::Cipher;
 use self::control::{Command, Control, Events, Input};
 use self::forwarder::{Forwarder, SharedForwarder};
@@ -316,7 +319,7 @@ impl Tunnel {
             me,
             Reader::new(shared),
             socket,
-            forwarder,
+            Answers::new(forwarder),
             events,
             tunnel.drops.clone(),
             signals(&wake[1]),

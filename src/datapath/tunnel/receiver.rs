@@ -12,14 +12,13 @@ use std::sync::atomic::Ordering;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::Signals;
+use super::answers::Answers;
 use super::coalesce::{Coalescer, FrameSink};
 use super::control::{Event, Events};
-use super::forwarder::SharedForwarder;
 use super::fragment::Reassembler;
 use super::seal::OpenError;
 use super::stats::{DropReason, Drops};
 use super::table::{Reader, ReceiveEntry, Table};
-use super::watch::Watch;
 use super::wire::{
     BODY_HEADER, BodyHeader, BodyKind, HEADER, OVERHEAD, Outer, Probe, RELAY_HEADER, RelayHeader,
     TAG,
@@ -36,7 +35,6 @@ pub(super) struct Receiver {
     me: PeerId,
     reader: Reader,
     socket: Arc<UdpSocket>,
-    forwarder: SharedForwarder,
     events: Events,
     drops: Arc<Drops>,
     buffers: ReceiveBuffers,
@@ -44,8 +42,7 @@ pub(super) struct Receiver {
     relays: Vec<Transmit>,
     replies: Vec<Reply>,
     reassembler: Reassembler,
-    /// The segments that got frames from the batch at hand.
-    written: Vec<usize>,
+    answers: Answers,
     signals: Signals,
 }
 
@@ -76,7 +73,7 @@ impl Receiver {
         me: PeerId,
         reader: Reader,
         socket: Arc<UdpSocket>,
-        forwarder: SharedForwarder,
+        answers: Answers,
         events: Events,
         drops: Arc<Drops>,
         signals: Signals,
@@ -85,15 +82,14 @@ impl Receiver {
             me,
             reader,
             socket,
-            forwarder,
             events,
             drops,
-            written: Vec::new(),
             buffers: ReceiveBuffers::new(),
             opened: Vec::with_capacity(OPENED),
             relays: Vec::with_capacity(OPENED),
             replies: Vec::with_capacity(OPENED),
             reassembler: Reassembler::default(),
+            answers,
             signals,
         }
     }
@@ -105,11 +101,15 @@ impl Receiver {
             match self.socket.receive(&mut self.buffers) {
                 Ok(count) => {
                     if self.reader.refresh() {
+                        self.answers.release(&table);
                         table = self.reader.table();
                     }
                     self.handle_batch(&table, count)?;
                 }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.wait()?,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    self.answers.release(&table);
+                    self.wait()?;
+                }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 // What the kernel reports of earlier sends; the call has cleared it.
                 Err(error) => tracing::debug!(%error, "receive failed"),
@@ -140,10 +140,8 @@ impl Receiver {
         }
         self.send_relays(table);
         self.send_replies(table);
-        // Where more comes, the sending thread has work of its own meanwhile.
-        let alone = count == 1 && self.buffers.is_single(0);
-        self.deliver(table, alone);
-        self.send_answers(table, alone)
+        self.deliver(table);
+        self.answers.send(table, &self.reader)
     }
 
     fn open_entry(&mut self, table: &Table, at: usize) {
@@ -212,12 +210,11 @@ impl Receiver {
         }
     }
 
-    fn deliver(&mut self, table: &Table, alone: bool) {
+    fn deliver(&mut self, table: &Table) {
         let mut sink = Taps {
             table,
             drops: &self.drops,
-            written: &mut self.written,
-            watch: alone.then_some(&*self.forwarder.watch),
+            answers: &mut self.answers,
         };
         let bytes = self.buffers.bytes();
         let mut coalescer = Coalescer::new();
@@ -230,28 +227,6 @@ impl Receiver {
         }
         coalescer.flush(&mut sink);
         self.opened.clear();
-    }
-
-    fn send_answers(&mut self, table: &Table, alone: bool) -> io::Result<()> {
-        let sent = self.forward_answers(table);
-        for index in self.written.drain(..).filter(|_| alone) {
-            self.forwarder.watch.resume(&table.segments[index].tap);
-        }
-        sent
-    }
-
-    fn forward_answers(&self, table: &Table) -> io::Result<()> {
-        // Who is at it sends the answers too; and by an older table than others used meanwhile
-        // they might overtake or be overtaken.
-        if !self.written.is_empty()
-            && let Some(mut forwarder) = self.forwarder.try_lock()?
-            && self.reader.is_latest()
-        {
-            for &index in &self.written {
-                forwarder.answer(table, index);
-            }
-        }
-        Ok(())
     }
 }
 
@@ -446,9 +421,7 @@ pub(super) fn seal_probe(
 struct Taps<'a> {
     table: &'a Table,
     drops: &'a Drops,
-    written: &'a mut Vec<usize>,
-    /// Where the sending thread waits, if it is not to be woken by what is answered at once.
-    watch: Option<&'a Watch>,
+    answers: &'a mut Answers,
 }
 
 impl FrameSink for Taps<'_> {
@@ -464,12 +437,7 @@ impl FrameSink for Taps<'_> {
             return self.drops.count(DropReason::NoSegment);
         };
         let tap = &self.table.segments[index].tap;
-        if !self.written.contains(&index) {
-            self.written.push(index);
-            if let Some(watch) = self.watch {
-                watch.pause(tap);
-            }
-        }
+        self.answers.expect(self.table, index);
         if tap.write(pieces).is_err() {
             self.drops.count(DropReason::DeviceFailed);
         }
