@@ -211,11 +211,14 @@ fn machine() -> String {
         .filter_map(|line| line.strip_prefix("model name")?.split(": ").nth(1))
         .collect();
     let kernel = sh("uname -r");
+    // New namespaces have what the machine has, and a stream's speed depends on it.
+    let congestion = sh("cat /proc/sys/net/ipv4/tcp_congestion_control");
     format!(
-        "{} x {}, Linux {}",
+        "{} x {}, Linux {}, TCP's congestion control {}",
         models.len(),
         models.first().unwrap_or(&"unknown CPU"),
-        kernel.trim()
+        kernel.trim(),
+        congestion.trim()
     )
 }
 
