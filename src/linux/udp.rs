@@ -25,7 +25,7 @@ pub const MAX_SEND: usize = 65_507;
 const SEND_BATCH: usize = 32;
 /// Bytes of one receive buffer where the kernel aggregates: an aggregate has at most 65,535.
 const RECEIVE_BUFFER: usize = 64 * 1024;
-/// Receive buffers when the kernel aggregates: what stays in a core's cache.
+/// Receive buffers when the kernel aggregates: 1 MiB, which stays in a core's second-level cache.
 const RECEIVE_FEW: usize = 16;
 /// Receive buffers when it does not, and so the most that one call takes.
 const RECEIVE_MANY: usize = 32;

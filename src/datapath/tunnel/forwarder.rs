@@ -60,14 +60,17 @@ impl Forwarder {
     /// lost: the caller has to receive. Returns whether that was all.
     pub(super) fn answer(&mut self, table: &Table, index: usize) -> bool {
         self.out.set_patient(false);
-        let mut left = ANSWERS;
-        let all = loop {
+        let mut all = false;
+        for _ in 0..ANSWERS {
             match self.forward_next(table, index) {
-                Ok(len) if len <= SMALL && left > 1 => left -= 1,
-                Ok(_) => break false,
-                Err(_) => break true,
+                Ok(len) if len <= SMALL => {}
+                Ok(_) => break,
+                Err(_) => {
+                    all = true;
+                    break;
+                }
             }
-        };
+        }
         self.out.flush(table);
         self.out.set_patient(true);
         all

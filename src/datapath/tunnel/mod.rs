@@ -8,8 +8,8 @@
 //!
 //! The pure parts are [`session`], [`handshake`], [`probe`], [`segment`], [`coalesce`],
 //! [`fragment`], [`replay`], [`too_big`] and [`wire`]; the threads are in `sender`,
-//! `receiver` and `control`, what the first two share in `forwarder`, `outbox`, `watch` and
-//! `answers`.
+//! `receiver` (with `answers`) and `control`, what the first two share in `forwarder`, `outbox` and
+//! `watch`.
 
 mod answers;
 pub mod cipher;
