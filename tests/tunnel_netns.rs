@@ -50,15 +50,28 @@ fn privileged() -> bool {
 struct Mesh {
     tunnels: Mutex<BTreeMap<PeerId, Arc<Tunnel>>>,
     stuck: AtomicBool,
+    /// Slower than the underlay, as a mesh that goes over TCP and other peers is.
+    slow: AtomicBool,
     /// Whoever holds it keeps the control threads waiting at what they have to say next.
     gate: Mutex<()>,
 }
 
 impl Mesh {
-    fn carry(&self, from: PeerId, to: PeerId, message: Bytes) {
+    fn carry(self: Arc<Self>, from: PeerId, to: PeerId, message: Bytes) {
         if self.stuck.load(Ordering::Relaxed) {
             return;
         }
+        if self.slow.load(Ordering::Relaxed) {
+            thread::spawn(move || {
+                thread::sleep(Duration::from_millis(50));
+                self.deliver(from, to, message);
+            });
+        } else {
+            self.deliver(from, to, message);
+        }
+    }
+
+    fn deliver(&self, from: PeerId, to: PeerId, message: Bytes) {
         if let Some(tunnel) = self.tunnels.lock().unwrap().get(&to) {
             tunnel.handle_mesh_message(from, message);
         }
@@ -209,7 +222,7 @@ impl Lab {
         let output = move |output| {
             drop(mesh.gate.lock());
             match output {
-                Output::Message(to, message) => mesh.carry(me, to, message),
+                Output::Message(to, message) => mesh.clone().carry(me, to, message),
                 Output::Path(peer, state) => eprintln!("{me:?}: {peer:?} {state:?}"),
                 Output::Unrouted(peer) => eprintln!("{me:?}: no way to {peer:?}"),
             }
@@ -634,6 +647,24 @@ fn a_restarted_host_is_talking_again_within_two_seconds() {
             begun.elapsed()
         );
     }
+}
+
+/// The side that has the keys first probes when the other cannot answer yet; its next probe is due a
+/// second later.
+#[test]
+fn both_sides_know_their_path_as_soon_as_they_have_keys() {
+    if !privileged() {
+        return;
+    }
+    let lab = Lab::new(2, 1500, 1400);
+    lab.mesh.slow.store(true, Ordering::Relaxed);
+    (0..2).for_each(|at| lab.start(at));
+    let begun = Instant::now();
+    lab.direct(0, 1);
+    lab.direct(1, 0);
+    lab.wait_for_paths();
+    let took = begun.elapsed();
+    assert!(took < Duration::from_millis(800), "{took:?}");
 }
 
 #[test]

@@ -24,7 +24,7 @@ path_network() {
 
 inside() { on "$1" nsenter -t "${inside[$1]}" -n "${@:2}"; } # N CMD...: in the container's namespace
 
-path_mtu() { report "$1" | jq '.tunnel.peers[0].mtu'; }
+path_mtu() { report "$1" | jq '.tunnel.peers[0].mtu // 0'; } # 0: not known yet
 
 fits() { # BYTES: what the tunnel found for an underlay of so many
   local number found

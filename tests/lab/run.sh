@@ -45,7 +45,11 @@ run_test() { # FILE LOG
   timeout "$seconds" bash "$1" >"$2" 2>&1 </dev/null
   code=$?
   [[ $code != 124 ]] || echo "failed: not done within $seconds s" >>"$2"
-  [[ $code == 0 ]] || return $code
+  if [[ $code != 0 ]]; then
+    # A shell that ends over an expression in something awaited says so where nobody looks.
+    grep -q '^failed' "$2" || { echo 'failed: ended while waiting, at last over this:'; tail -n 5 "/tmp/weave-lab-tests/$LAB/wait"; } >>"$2" 2>&1
+    return $code
+  fi
   timeout 120 bash -c ". '$HERE/lib.sh'; residue_check" >>"$2" 2>&1 </dev/null
 }
 

@@ -46,7 +46,8 @@ pub(super) enum Event {
     ProbeAnswered(PeerId, Probe),
     /// A packet was to be passed on to a peer to which no way is known here.
     Unrouted(PeerId),
-    /// A datagram was larger than this host's device takes.
+    /// A datagram was larger than this host's device takes, or a peer probes that has answered
+    /// nothing yet: to be probed at once.
     Suspicion(PeerId),
 }
 
@@ -310,16 +311,17 @@ impl Control {
     }
 
     fn drain_sessions(&mut self, now: Instant) {
-        let mut may_be_used = false;
+        let mut keys_changed = false;
         while let Some(event) = self.sessions.poll_event() {
             self.dirty = true;
             match event {
                 SessionEvent::Receive(key) => {
                     self.peer(key.peer());
                     self.receive.insert(key.index(), key);
-                    may_be_used = true;
+                    keys_changed = true;
                 }
                 SessionEvent::Send(peer, key) => {
+                    keys_changed = true;
                     let state = self.peer(peer);
                     state.send = Some(key);
                     state.renew_at = None;
@@ -330,8 +332,9 @@ impl Control {
                 SessionEvent::Retire(index) => drop(self.receive.remove(&index)),
             }
         }
-        // Keys before messages: as soon as the peer has read one, it may use what was agreed on.
-        if may_be_used {
+        // Keys before messages and probes: as soon as the peer has one, it may use what was agreed
+        // on, and asks for answers.
+        if keys_changed {
             self.publish();
         }
         while let Some((peer, message)) = self.sessions.poll_message() {
@@ -409,6 +412,7 @@ impl Control {
             }
             if new != state.state {
                 state.state = new;
+                self.dirty = true;
                 (self.output)(Output::Path(peer, new));
             }
         }
@@ -425,6 +429,7 @@ impl Control {
                 send: peer.send.clone(),
                 endpoint: peer.endpoint,
                 path: peer.path,
+                down: peer.state == PathState::Down,
                 counters: peer.counters.clone(),
             });
             table.slots.insert(*id, peer.slot);

@@ -334,6 +334,10 @@ impl<'a> Batch<'a> {
                 // The path by which it came is known here, whatever it says.
                 if let Some(probe) = Probe::decode(payload) {
                     let probe = Probe { relayed, ..probe };
+                    // Probes of our own that came before the peer had the keys got no answer.
+                    if peer.down {
+                        self.events.push(Event::Suspicion(peer.id));
+                    }
                     self.replies.push(Reply {
                         slot: entry.slot,
                         to: self.from,

@@ -63,6 +63,8 @@ pub(super) struct PeerEntry {
     pub(super) send: Option<Arc<SendKey>>,
     pub(super) endpoint: Option<SocketAddr>,
     pub(super) path: Option<Path>,
+    /// Whether nothing has answered yet on any path.
+    pub(super) down: bool,
     pub(super) counters: Arc<PeerCounters>,
 }
 
