@@ -60,7 +60,8 @@ transfers() { # WHAT: 1 GB and a large datagram each way
 
 datagram() { # FROM TO: one of 60000 bytes arrives
   d "$2" exec "c$2" truncate -s 0 /tmp/heard
-  d "$1" exec "c$1" sh -c "head -c 60000 /dev/zero | socat -u -b 65000 - UDP4-SENDTO:${there[$2]}:7002"
+  # From a file, as a pipe may be read in parts: datagrams that fit the interface and must not be fragmented.
+  d "$1" exec "c$1" sh -c "truncate -s 60000 /tmp/large; socat -u -b 65000 OPEN:/tmp/large,rdonly UDP4-SENDTO:${there[$2]}:7002"
   arrived() { [[ $(d "$1" exec "c$1" stat -c %s /tmp/heard) == 60000 ]]; }
   wait_for 5 arrived "$2"
 }
