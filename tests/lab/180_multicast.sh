@@ -22,7 +22,7 @@ hears() { # a datagram of BYTES bytes to the group arrives
   d 2 exec receiver sh -c 'rm -f /tmp/heard'
   d 2 exec -d receiver sh -c "socat -u UDP4-RECV:5000,ip-add-membership=239.1.2.3:$dev,reuseaddr CREATE:/tmp/heard"
   wait_for 5 d 2 exec receiver sh -c "/usr/bin/ip maddr show dev $dev | grep -q 239.1.2.3"
-  d 1 exec sender sh -c "head -c $1 /dev/zero | socat -u -b 9000 - UDP4-DATAGRAM:239.1.2.3:5000,ip-multicast-ttl=4"
+  d 1 exec sender sh -c "truncate -s $1 /tmp/said; socat -u -b 9000 OPEN:/tmp/said,rdonly UDP4-DATAGRAM:239.1.2.3:5000,ip-multicast-ttl=4"
   arrived() { [[ $(d 2 exec receiver stat -c %s /tmp/heard) == "$1" ]]; }
   wait_for 5 arrived "$1"
   d 2 exec receiver killall socat
