@@ -16,6 +16,8 @@ pub(crate) enum Figure {
     Reverse,
     /// TCP, four streams the other way, Gb/s.
     ReverseFour,
+    /// TCP, one stream each way at once, Gb/s of both together.
+    BothWays,
     /// CPU seconds of the whole machine per gigabyte, one stream.
     Cpu,
     /// CPU seconds of both daemons per gigabyte, one stream.
@@ -48,11 +50,12 @@ pub(crate) enum Better {
 }
 
 impl Figure {
-    pub(crate) const ALL: [Self; 15] = [
+    pub(crate) const ALL: [Self; 16] = [
         Self::Tcp,
         Self::TcpFour,
         Self::Reverse,
         Self::ReverseFour,
+        Self::BothWays,
         Self::Cpu,
         Self::DaemonCpu,
         Self::Sent,
@@ -72,6 +75,7 @@ impl Figure {
             Self::TcpFour => "TCP 4",
             Self::Reverse => "back 1",
             Self::ReverseFour => "back 4",
+            Self::BothWays => "both ways",
             Self::Cpu => "CPU s/GB",
             Self::DaemonCpu => "daemons s/GB",
             Self::Sent => "64 B sent, kpps",
@@ -97,9 +101,12 @@ impl Figure {
     /// Which way is better, of those that say how fast a network is.
     pub(crate) fn better(self) -> Option<Better> {
         match self {
-            Self::Tcp | Self::TcpFour | Self::Reverse | Self::ReverseFour | Self::Reached => {
-                Some(Better::More)
-            }
+            Self::Tcp
+            | Self::TcpFour
+            | Self::Reverse
+            | Self::ReverseFour
+            | Self::BothWays
+            | Self::Reached => Some(Better::More),
             Self::Cpu | Self::IdleMedian | Self::LoadMedian => Some(Better::Less),
             _ => None,
         }

@@ -56,7 +56,7 @@ impl Load<'_> {
         let before = (busy(), self.daemons());
         let report = self.client("").run();
         let spent = (busy() - before.0, self.daemons() - before.1);
-        let gigabytes = received(&report, "bytes") / 1e9;
+        let gigabytes = received(&report, "sum_received", "bytes") / 1e9;
         self.figures.insert(Figure::Tcp, rate(&report));
         self.figures.insert(Figure::Cpu, spent.0 / gigabytes);
         if !self.network.pids().is_empty() {
@@ -66,8 +66,9 @@ impl Load<'_> {
             (Figure::Reverse, "-R"),
             (Figure::TcpFour, "-P 4"),
             (Figure::ReverseFour, "-P 4 -R"),
+            (Figure::BothWays, "--bidir"),
         ];
-        for (figure, options) in more.into_iter().take(if all { 3 } else { 1 }) {
+        for (figure, options) in more.into_iter().take(if all { more.len() } else { 1 }) {
             self.figures
                 .insert(figure, rate(&self.client(options).run()));
         }
@@ -202,12 +203,15 @@ fn busy() -> f64 {
     used.map(|(_, field)| field).sum::<f64>() / TICKS
 }
 
-fn received(report: &Value, what: &str) -> f64 {
-    report["end"]["sum_received"][what].as_f64().unwrap_or(0.0)
+fn received(report: &Value, way: &str, what: &str) -> f64 {
+    report["end"][way][what].as_f64().unwrap_or(0.0)
 }
 
+/// Gb/s that arrived, of both ways if there were two.
 fn rate(report: &Value) -> f64 {
-    received(report, "bits_per_second") / 1e9
+    let ways = ["sum_received", "sum_received_bidir_reverse"];
+    let rates = ways.map(|way| received(report, way, "bits_per_second"));
+    rates.into_iter().sum::<f64>() / 1e9
 }
 
 struct Server(Child);

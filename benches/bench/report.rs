@@ -39,8 +39,9 @@ pub(crate) fn markdown(
         "# Container networks side by side\n\n\
          `make bench`: two hosts that are network namespaces of one machine ({}), {rounds} rounds, \
          {seconds} s each, medians. On \"plain\" the virtual wire passes groups of packets as one; \
-         \"wire-like\" lets single packets cross, as a real wire does. CPU is that of the whole \
-         machine, and of both daemons, per gigabyte of one TCP stream. \"Reached\" are datagrams of \
+         \"wire-like\" lets single packets cross, as a real wire does. \"Both ways\" is \
+         the sum of two streams at once, one each way. CPU is that of the whole machine, and of both \
+         daemons, per gigabyte of one TCP stream. \"Reached\" are datagrams of \
          64 bytes that came to the other container. RTT is that of `ping`, without other traffic and \
          beside one TCP stream. RSS is the larger daemon's at its peak.\n\n\
          ![TCP, one stream](RESULTS.svg)\n",
