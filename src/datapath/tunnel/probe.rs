@@ -26,6 +26,8 @@ const SEARCH_TRIES: u32 = 3;
 const SHRINK_AFTER: u32 = 3;
 /// Rounds without any answer until the path is taken for dead: at most 1 s + 4 x 0.4 s.
 const DEAD_AFTER: u32 = 4;
+/// Probes without an answer yet that no hint adds to: what comes back may be a hint again.
+const MAX_HURRIED: usize = 8;
 /// How often larger sizes are tried again.
 const RAISE_INTERVAL: Duration = Duration::from_secs(60);
 
@@ -158,9 +160,11 @@ impl Prober {
         }
     }
 
-    /// Takes the hint that something may be wrong: probes at once.
+    /// Takes the hint that what is known may be wrong: probes at once.
     pub fn handle_suspicion(&mut self, now: Instant) {
-        self.due = self.due.min(now);
+        if self.in_flight.len() < MAX_HURRIED {
+            self.due = self.due.min(now);
+        }
     }
 
     /// Counts what is lost and begins what is due.
@@ -415,6 +419,19 @@ mod tests {
         path.limit = 1472;
         path.run(Duration::from_secs(70));
         assert_eq!(path.prober.mtu(), 1472);
+    }
+
+    #[test]
+    fn hints_without_end_do_not_lead_to_probes_without_end() {
+        let now = Instant::now();
+        let mut prober = Prober::new(0, MAX, now);
+        for after in 0..100 {
+            let now = now + Duration::from_millis(after);
+            prober.handle_suspicion(now);
+            while prober.poll_transmit(now).is_some() {}
+        }
+        let sent = prober.in_flight.len();
+        assert_eq!(sent, MAX_HURRIED);
     }
 
     #[test]
