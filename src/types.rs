@@ -81,6 +81,14 @@ impl PeerId {
     pub fn short(&self) -> String {
         self.to_string()[..10].to_owned()
     }
+
+    /// As people know it: `host1 (3f70e96fa3)`, or its first digits alone while it has no nickname.
+    pub fn called(&self, nickname: &str) -> String {
+        match nickname {
+            "" => self.short(),
+            _ => format!("{nickname} ({})", self.short()),
+        }
+    }
 }
 
 impl fmt::Display for PeerId {

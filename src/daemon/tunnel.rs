@@ -618,10 +618,7 @@ impl Peer {
 }
 
 fn log(id: PeerId, peer: &Peer, choice: Choice) {
-    let name = match peer.nickname.is_empty() {
-        true => id.short(),
-        false => peer.nickname.clone(),
-    };
+    let name = id.called(&peer.nickname);
     let transport = match choice.via {
         Via::Vxlan(_) => "vxlan",
         Via::Tunnel(_) => "tunnel",

@@ -14,7 +14,7 @@ use tokio::task::{AbortHandle, JoinSet};
 
 use super::admission::Admission;
 use super::connection::{self, CLOSE_TIMEOUT, Queue, Report, Reports};
-use super::core::{Action, ConnId, Core, CoreConfig, DialError, KnownPeer, Session, Target};
+use super::core::{Action, ConnId, Core, CoreConfig, DialError, KnownPeer, Target};
 use super::credentials::{Credentials, Details, StretchedPassword};
 use super::handle::{Command, MeshConfig};
 use super::handshake::Role;
@@ -396,7 +396,7 @@ impl Shell {
                 connection.near = Some(session.local.ip());
                 // One with this peer itself is over at once.
                 if session.peer != self.credentials.identity.id() {
-                    let peer = called(&session);
+                    let peer = session.peer.called(&session.nickname);
                     tracing::info!(peer, remote = %session.remote, "session");
                     connection.peer = Some(peer);
                     self.counters.sessions += 1;
@@ -611,14 +611,6 @@ impl Shell {
             // Who asked may have gone.
             let _ = reply.send(());
         }
-    }
-}
-
-/// A peer as people know it.
-fn called(session: &Session) -> String {
-    match session.nickname.as_str() {
-        "" => session.peer.to_string(),
-        name => format!("{name} ({})", session.peer.short()),
     }
 }
 

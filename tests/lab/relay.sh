@@ -38,7 +38,12 @@ sever() { # N M PROTOCOLS
   on "$2" nft "add rule inet apart in ip saddr $UNDERLAY.$1 meta l4proto $3 th sport 6783 drop"
 }
 
-last_logged() { lab log "$1" | grep 'transport chosen' | grep "host$2" | tail -n 1 | grep -q "$3"; } # N M WORDS
+# By its identifier: the way to a peer may be known before its nickname is.
+last_logged() { # N M WORDS
+  local peer
+  peer=$(report "$1" | jq -r ".transports[] | select(.nickname == \"host$2\") | .peer")
+  lab log "$1" | grep "transport chosen peer=[^=]*${peer::10}" | tail -n 1 | grep -q "$3"
+}
 
 # A network for multicast on hosts 1 to N, a container on each that listens; their addresses in `there`.
 listeners() { # N

@@ -16,11 +16,7 @@ pub(super) fn overview(
     mesh: &MeshStatus,
     line: &mut impl FnMut(&str, String, State),
 ) {
-    line(
-        "Peer",
-        format!("{} ({})", mesh.nickname, mesh.id.short()),
-        State::Plain,
-    );
+    line("Peer", mesh.id.called(&mesh.nickname), State::Plain);
     match &mesh.listening {
         Ok(address) => line("Listening", address.to_string(), State::Plain),
         Err(reason) => line("Listening", format!("no: {reason}"), State::Bad),
