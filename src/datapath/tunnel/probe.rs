@@ -134,7 +134,8 @@ impl Prober {
             self.answered_since = Some(now);
             self.begin_search();
         }
-        if probe.size >= self.mtu {
+        // One from before the device or the path came to take less says nothing of now.
+        if probe.size >= self.mtu && probe.size < self.too_large {
             self.mtu = probe.size;
             self.large_lost = 0;
         }
@@ -145,11 +146,16 @@ impl Prober {
 
     /// Takes the news that this host's own device does not take a probe of this size.
     pub fn handle_too_large(&mut self, seq: u64, now: Instant) {
-        let Some(probe) = self.in_flight.remove(&seq) else {
+        let Some(probe) = self.in_flight.get(&seq).copied() else {
             return;
         };
+        // Less is never tried: to a device that does not take this much, the path is lost.
+        if probe.size <= BASE {
+            return;
+        }
+        self.in_flight.remove(&seq);
         self.too_large = self.too_large.min(probe.size);
-        if probe.size <= self.mtu && probe.size > BASE {
+        if probe.size <= self.mtu {
             self.shrink(now);
         }
         if self
@@ -293,8 +299,9 @@ impl Prober {
         let likely = LIKELY.into_iter().chain([self.max]);
         let mut likely = likely.filter(|&size| fits(size));
         let likely = likely.next();
-        let middle = self.mtu + (self.too_large - self.mtu) / 2;
-        let worth = self.too_large - self.mtu > PRECISION;
+        let room = self.too_large.saturating_sub(self.mtu);
+        let middle = self.mtu + room / 2;
+        let worth = room > PRECISION;
         let size = likely.or(worth.then_some(middle));
         self.search = size.map(|size| Search {
             size,
@@ -432,6 +439,42 @@ mod tests {
         }
         let sent = prober.in_flight.len();
         assert_eq!(sent, MAX_HURRIED);
+    }
+
+    #[test]
+    fn an_answer_from_before_the_device_shrank_does_not_count() {
+        let mut path = Path::new(1472, 1472);
+        path.run(Duration::from_secs(10));
+        // One is under way for as long as it takes to find out.
+        path.prober.handle_suspicion(path.now);
+        let before = path.prober.poll_transmit(path.now).unwrap();
+        path.now += Duration::from_micros(1);
+        path.device = 1272;
+        path.prober.handle_suspicion(path.now);
+        path.run(Duration::from_micros(10));
+        path.prober.handle_answer(before.seq, path.now);
+        path.run(Duration::from_secs(1));
+        assert!(path.prober.alive());
+        assert!(
+            (1264..=1272).contains(&path.prober.mtu()),
+            "{}",
+            path.prober.mtu()
+        );
+    }
+
+    #[test]
+    fn a_device_that_does_not_even_take_the_smallest_loses_the_path() {
+        for lost_before in [false, true] {
+            let mut path = Path::new(1472, 1472);
+            path.run(Duration::from_secs(10));
+            if lost_before {
+                path.limit = 0;
+                path.run(Duration::from_millis(1500));
+            }
+            path.device = BASE - 1;
+            path.run(Duration::from_secs(5));
+            assert!(!path.prober.alive());
+        }
     }
 
     #[test]
