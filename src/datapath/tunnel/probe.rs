@@ -28,6 +28,9 @@ const SHRINK_AFTER: u32 = 3;
 const DEAD_AFTER: u32 = 4;
 /// Probes without an answer yet that no hint adds to: what comes back may be a hint again.
 const MAX_HURRIED: usize = 8;
+/// How long after a probe counts as lost its answer still proves that the path works: by satellite,
+/// or behind a full queue, round trips take longer than is waited for an answer.
+const LATE: Duration = Duration::from_secs(3);
 /// How often larger sizes are tried again.
 const RAISE_INTERVAL: Duration = Duration::from_secs(60);
 
@@ -45,6 +48,8 @@ pub struct ProbeRequest {
 pub struct Prober {
     next_seq: u64,
     in_flight: BTreeMap<u64, InFlight>,
+    /// When those were sent that count as lost, and may be late.
+    late: BTreeMap<u64, Instant>,
     due: Instant,
     raise_at: Instant,
     max: u16,
@@ -78,6 +83,7 @@ impl Prober {
         Self {
             next_seq: first_seq,
             in_flight: BTreeMap::new(),
+            late: BTreeMap::new(),
             due: now,
             raise_at: now + RAISE_INTERVAL,
             max: max.max(BASE),
@@ -125,15 +131,12 @@ impl Prober {
     /// Takes the answer to a probe.
     pub fn handle_answer(&mut self, seq: u64, now: Instant) {
         let Some(probe) = self.in_flight.remove(&seq) else {
+            if let Some(sent) = self.late.remove(&seq) {
+                self.heard(sent, now);
+            }
             return;
         };
-        self.rtt = Some(now.saturating_duration_since(probe.sent));
-        self.silent_rounds = 0;
-        if !self.alive {
-            self.alive = true;
-            self.answered_since = Some(now);
-            self.begin_search();
-        }
+        self.heard(probe.sent, now);
         // One from before the device or the path came to take less says nothing of now.
         if probe.size >= self.mtu && probe.size < self.too_large {
             self.mtu = probe.size;
@@ -184,8 +187,12 @@ impl Prober {
             .map(|(seq, probe)| (*seq, probe.size))
             .collect();
         let mut small_lost = false;
+        self.late
+            .retain(|_, sent| now.saturating_duration_since(*sent) < timeout + LATE);
         for (seq, size) in gone {
-            self.in_flight.remove(&seq);
+            if let Some(probe) = self.in_flight.remove(&seq) {
+                self.late.insert(seq, probe.sent);
+            }
             if self
                 .search
                 .is_some_and(|search| search.waiting == Some(seq))
@@ -261,6 +268,16 @@ impl Prober {
         let next = (self.due, "next probe");
         let raise = (self.raise_at, "try larger probes");
         lost.chain([next, raise]).min().unwrap_or(next)
+    }
+
+    fn heard(&mut self, sent: Instant, now: Instant) {
+        self.rtt = Some(now.saturating_duration_since(sent));
+        self.silent_rounds = 0;
+        if !self.alive {
+            self.alive = true;
+            self.answered_since = Some(now);
+            self.begin_search();
+        }
     }
 
     fn timeout(&self) -> Duration {
@@ -439,6 +456,23 @@ mod tests {
         }
         let sent = prober.in_flight.len();
         assert_eq!(sent, MAX_HURRIED);
+    }
+
+    #[test]
+    fn a_path_slower_than_the_wait_for_an_answer_works() {
+        let mut path = Path::new(1472, 1472);
+        path.delay = Duration::from_millis(700);
+        path.run(Duration::from_secs(10));
+        assert!(path.prober.alive() && path.prober.settled());
+        assert_eq!(path.prober.mtu(), 1472);
+        // It was fast, and a queue fills.
+        let mut path = Path::new(1472, 1472);
+        path.run(Duration::from_secs(10));
+        path.delay = Duration::from_millis(700);
+        for _ in 0..20 {
+            path.run(Duration::from_secs(1));
+            assert!(path.prober.alive() && path.prober.mtu() == 1472);
+        }
     }
 
     #[test]
