@@ -668,6 +668,24 @@ fn both_sides_know_their_path_as_soon_as_they_have_keys() {
 }
 
 #[test]
+fn a_session_ends_on_both_sides_when_the_only_one_that_wanted_it_is_done() {
+    if !privileged() {
+        return;
+    }
+    let lab = Lab::new(2, 1500, 1400);
+    (0..2).for_each(|at| lab.start(at));
+    lab.direct(0, 1);
+    wait_until("the host that was asked knows its path", || {
+        let peers = lab.tunnel(1).status().unwrap().peers;
+        peers.iter().any(|peer| peer.path.mtu().is_some())
+    });
+    lab.tunnel(0).remove_peer(lab.hosts[1].peer);
+    wait_until("the other has forgotten it too", || {
+        lab.tunnel(1).status().unwrap().peers.is_empty()
+    });
+}
+
+#[test]
 fn an_address_that_changes_is_followed_while_the_mesh_is_stuck() {
     if !privileged() {
         return;

@@ -206,14 +206,7 @@ impl Control {
                 }
             }
             Command::SetPeer(peer, route) => self.set_peer(peer, route, now),
-            Command::RemovePeer(peer) => {
-                self.sessions.forget(peer);
-                self.peers.remove(&peer);
-                self.segments
-                    .values_mut()
-                    .for_each(|segment| segment.made = None);
-                self.dirty = true;
-            }
+            Command::RemovePeer(peer) => self.forget(peer),
             Command::Message(from, payload) => {
                 if let Err(error) = self.sessions.handle_message(from, &payload, now) {
                     tracing::warn!(peer = %from.short(), %error, "tunnel handshake refused");
@@ -391,10 +384,25 @@ impl Control {
             return;
         }
         let renew_at = *state.renew_at.get_or_insert(now + RENEW_AFTER);
-        if renew_at <= now {
-            state.renew_at = Some(now + RENEW_AFTER);
+        if renew_at > now {
+            return;
+        }
+        state.renew_at = Some(now + RENEW_AFTER);
+        // One that only it wanted has ended: it used this host as a relay, and has its way again.
+        if state.route.is_none() {
+            self.forget(peer);
+        } else {
             self.sessions.renew(peer, now);
         }
+    }
+
+    fn forget(&mut self, peer: PeerId) {
+        self.sessions.forget(peer);
+        self.peers.remove(&peer);
+        self.segments
+            .values_mut()
+            .for_each(|segment| segment.made = None);
+        self.dirty = true;
     }
 
     fn choose_paths(&mut self) {
