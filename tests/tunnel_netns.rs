@@ -204,7 +204,7 @@ impl Lab {
 
     fn open_tap(&self, at: u8) -> Tap {
         let netns = File::open(format!("/run/netns/{}", self.ns("w", at))).unwrap();
-        Tap::open("tap0", Some(netns.as_fd())).unwrap()
+        once_free(|| Tap::open("tap0", Some(netns.as_fd())))
     }
 
     fn segment() -> SegmentId {
@@ -215,24 +215,26 @@ impl Lab {
     fn start(&self, at: u8) {
         let host = &self.hosts[usize::from(at)];
         self.stop(at);
-        let config = TunnelConfig {
-            peer: host.peer,
-            static_key: Zeroizing::new(host.key),
-            password_key: Some(Zeroizing::new([9; 32])),
-            address: None,
-            port: 6783,
-            seed: rand::random(),
+        let start = || {
+            let config = TunnelConfig {
+                peer: host.peer,
+                static_key: Zeroizing::new(host.key),
+                password_key: Some(Zeroizing::new([9; 32])),
+                address: None,
+                port: 6783,
+                seed: rand::random(),
+            };
+            let (mesh, me) = (self.mesh.clone(), host.peer);
+            Tunnel::start(config, move |output| {
+                drop(mesh.gate.lock());
+                match output {
+                    Output::Message(to, message) => mesh.clone().carry(me, to, message),
+                    Output::Path(peer, state) => eprintln!("{me:?}: {peer:?} {state:?}"),
+                    Output::Unrouted(peer) => eprintln!("{me:?}: no way to {peer:?}"),
+                }
+            })
         };
-        let (mesh, me) = (self.mesh.clone(), host.peer);
-        let output = move |output| {
-            drop(mesh.gate.lock());
-            match output {
-                Output::Message(to, message) => mesh.clone().carry(me, to, message),
-                Output::Path(peer, state) => eprintln!("{me:?}: {peer:?} {state:?}"),
-                Output::Unrouted(peer) => eprintln!("{me:?}: no way to {peer:?}"),
-            }
-        };
-        let tunnel = self.inside("h", at, || Tunnel::start(config, output).unwrap());
+        let tunnel = self.inside("h", at, || once_free(start));
         let vni = Vni::try_from(5).unwrap();
         tunnel.add_segment(Self::segment(), vni, self.open_tap(at));
         self.mesh
@@ -411,6 +413,19 @@ fn wait_until(what: &str, mut done: impl FnMut() -> bool) {
     while !done() {
         assert!(Instant::now() < end, "waited in vain until {what}");
         thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// Opens what was in use until now. A program that another test starts at this moment may hold it a
+/// little longer: until it runs it has all our files.
+fn once_free<T, E: std::error::Error>(mut open: impl FnMut() -> Result<T, E>) -> T {
+    let end = Instant::now() + Duration::from_secs(10);
+    loop {
+        match open() {
+            Ok(opened) => return opened,
+            Err(error) => assert!(Instant::now() < end, "{error}"),
+        }
+        thread::sleep(Duration::from_millis(1));
     }
 }
 
