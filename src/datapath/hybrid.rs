@@ -148,7 +148,7 @@ impl TunnelSide {
             Some(before) => (before.tap, before.forwarding),
             None => (None, Forwarding::default()),
         };
-        let opened = match tap {
+        let opened = match tap.filter(|tap| tap.is_attached()) {
             Some(tap) => Ok(Some(tap)),
             None if is_local(&forwarding) => Ok(None),
             None => {

@@ -212,6 +212,16 @@ impl Tap {
         self.offloads
     }
 
+    /// Whether the device is still there: anybody with the right to may delete it, and its file
+    /// stays open all the same.
+    pub fn is_attached(&self) -> bool {
+        // SAFETY: `ifreq` is plain data for which all zeroes is a valid value.
+        let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+        // SAFETY: TUNGETIFF writes one `ifreq`, which outlives the call.
+        let got = unsafe { libc::ioctl(self.file.as_raw_fd(), libc::TUNGETIFF, &raw mut request) };
+        check(got).is_ok()
+    }
+
     /// Reads one frame with its header before it; returns the bytes of both.
     ///
     /// # Errors

@@ -47,6 +47,17 @@ pub struct Transmit {
     pub tag: usize,
 }
 
+/// What could not be sent.
+#[derive(Debug)]
+pub struct SendFailure {
+    /// The [`Transmit`]'s.
+    pub tag: usize,
+    /// How many of its datagrams.
+    pub datagrams: usize,
+    /// What the kernel said.
+    pub error: io::Error,
+}
+
 /// One receive: datagrams of one size from one address.
 #[derive(Debug, Clone, Copy)]
 pub struct Received {
@@ -152,14 +163,14 @@ impl UdpSocket {
         self.segmentation.store(on, Ordering::Relaxed);
     }
 
-    /// Sends all that can be sent; `failed` is told the tag of what could not, and why.
+    /// Sends all that can be sent; `failed` is told what could not.
     /// While the socket's buffer is full it waits or, if `wait` is false, drops.
     pub fn send(
         &self,
         buffer: &[u8],
         transmits: &[Transmit],
         wait: bool,
-        mut failed: impl FnMut(usize, io::Error),
+        mut failed: impl FnMut(SendFailure),
     ) {
         let flags = if wait { 0 } else { libc::MSG_DONTWAIT };
         let mut rest = transmits;
@@ -207,7 +218,7 @@ impl UdpSocket {
         transmit: &Transmit,
         flags: libc::c_int,
         error: io::Error,
-        failed: &mut impl FnMut(usize, io::Error),
+        failed: &mut impl FnMut(SendFailure),
     ) {
         let grouped = transmit.range.len() > transmit.segment;
         match error.raw_os_error() {
@@ -221,7 +232,11 @@ impl UdpSocket {
             Some(libc::EINVAL | libc::EMSGSIZE) if grouped => {
                 self.send_singly(buffer, transmit, flags, failed);
             }
-            _ => failed(transmit.tag, error),
+            _ => failed(SendFailure {
+                tag: transmit.tag,
+                datagrams: transmit.range.len().div_ceil(transmit.segment.max(1)),
+                error,
+            }),
         }
     }
 
@@ -230,12 +245,16 @@ impl UdpSocket {
         buffer: &[u8],
         transmit: &Transmit,
         flags: libc::c_int,
-        failed: &mut impl FnMut(usize, io::Error),
+        failed: &mut impl FnMut(SendFailure),
     ) {
         for start in transmit.range.clone().step_by(transmit.segment.max(1)) {
             let end = transmit.range.end.min(start + transmit.segment);
             if let Err(error) = self.send_single(transmit.to, &buffer[start..end], flags) {
-                failed(transmit.tag, error);
+                failed(SendFailure {
+                    tag: transmit.tag,
+                    datagrams: 1,
+                    error,
+                });
             }
         }
     }
@@ -639,7 +658,7 @@ mod tests {
             segment: 1000,
             tag: 7,
         });
-        one.send(&buffer, &transmits, true, |_, error| panic!("{error}"));
+        one.send(&buffer, &transmits, true, |failure| panic!("{failure:?}"));
         let datagrams = receive_all(&two, buffer.len());
         assert_eq!(datagrams.len(), 11);
         assert_eq!(datagrams.concat(), buffer);
@@ -658,16 +677,18 @@ mod tests {
     #[test]
     fn what_cannot_be_sent_is_reported_and_the_rest_goes_on() {
         let (one, two, to) = pair();
-        let nowhere = SocketAddr::new(to.ip(), 0);
+        // Not allowed to sockets that did not ask for it.
+        let nowhere = SocketAddr::new(Ipv4Addr::BROADCAST.into(), to.port());
         let transmits = [(nowhere, 1), (to, 2)].map(|(to, tag)| Transmit {
             to,
             range: 0..100,
-            segment: 100,
+            segment: 40 * tag,
             tag,
         });
         let mut failures = Vec::new();
-        one.send(&[0; 100], &transmits, true, |tag, _| failures.push(tag));
-        assert_eq!(failures, [1]);
-        assert_eq!(receive_all(&two, 100).len(), 1);
+        let failed = |failure: SendFailure| failures.push((failure.tag, failure.datagrams));
+        one.send(&[0; 100], &transmits, true, failed);
+        assert_eq!(failures, [(1, 3)]);
+        assert_eq!(receive_all(&two, 100).len(), 2);
     }
 }

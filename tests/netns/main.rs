@@ -9,11 +9,12 @@ use std::time::{Duration, Instant};
 
 use lab::{A_WHILE, Container, Lab, SOON, VXLAN_PORT, count, forbid_fragments, ip, links, soon};
 use weave_net::datapath::{
-    Datapath, DatapathError, Forwarding, PortSpec, SegmentSpec, Via, mtu, port_name,
+    Datapath, DatapathError, Forwarding, HybridDatapath, PortSpec, SegmentSpec, Via, mtu,
+    port_name, tap_name,
 };
 use weave_net::linux::netns::NetNs;
 use weave_net::linux::sysctl;
-use weave_net::types::{Mac, SegmentId, Vni};
+use weave_net::types::{Mac, PeerId, SegmentId, Vni};
 
 const BROADCAST: Mac = Mac::new([0xff; 6]);
 
@@ -410,6 +411,25 @@ async fn soon_ok<F: Future<Output = Result<(), DatapathError>>>(attempt: impl Fn
     while let Err(error) = attempt().await {
         assert!(Instant::now() < deadline, "{error}");
     }
+}
+
+#[tokio::test]
+async fn a_tap_that_somebody_deleted_is_made_again() {
+    let (lab, mut web) = (Lab::new(1), segment("web", 119));
+    web.tunnel = true;
+    let datapath = HybridDatapath::new(lab.hosts[0].datapath.clone());
+    datapath.ensure_segment(&web).await.unwrap();
+    let forwarding = Forwarding {
+        flood: [Via::Tunnel(PeerId::from_bytes([7; 16]))].into(),
+        ..Forwarding::default()
+    };
+    datapath.set_forwarding(&web.id, &forwarding).await.unwrap();
+    let tap = tap_name(web.id.tag());
+    assert!(links(datapath.kernel().namespace()).contains(&tap));
+
+    ip(datapath.kernel().namespace(), &format!("link delete {tap}"));
+    datapath.ensure_segment(&web).await.unwrap();
+    assert!(links(datapath.kernel().namespace()).contains(&tap));
 }
 
 #[tokio::test]

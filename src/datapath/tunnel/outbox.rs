@@ -293,13 +293,12 @@ impl Outbox {
             csum_offset,
             ..BodyHeader::new(BodyKind::Fragment, lane.vni.get())
         };
+        let mut bytes = 0;
         for (index, piece) in (0..count).zip(frame.chunks(capacity)) {
             header.index = index;
-            self.seal_body(table, lane, first + u64::from(index), &header, piece);
+            bytes += self.seal_body(table, lane, first + u64::from(index), &header, piece);
         }
-        lane.counters
-            .sent
-            .count(1, count.into(), frame.len() as u64);
+        lane.counters.sent.count(1, count.into(), bytes as u64);
     }
 
     fn send_body(
@@ -380,12 +379,13 @@ impl Outbox {
             &self.arena[..self.used],
             &self.transmits,
             self.patient,
-            |slot, error| {
-                let Some(peer) = table.peers.get(slot).and_then(Option::as_ref) else {
+            |failure| {
+                let Some(peer) = table.peers.get(failure.tag).and_then(Option::as_ref) else {
                     return;
                 };
-                peer.counters.drops.count(DropReason::SendFailed);
-                if error.raw_os_error() == Some(libc::EMSGSIZE) {
+                let lost = failure.datagrams as u64;
+                peer.counters.drops.add(DropReason::SendFailed, lost);
+                if failure.error.raw_os_error() == Some(libc::EMSGSIZE) {
                     events.push(Event::Suspicion(peer.id));
                 }
             },

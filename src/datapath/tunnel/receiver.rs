@@ -98,14 +98,15 @@ impl Receiver {
     pub(super) fn run(mut self) -> io::Result<()> {
         let mut table = self.reader.table();
         while !self.signals.stop.load(Ordering::Relaxed) {
-            match self.socket.receive(&mut self.buffers) {
-                Ok(count) => {
-                    if self.reader.refresh() {
-                        self.answers.release(&table);
-                        table = self.reader.table();
-                    }
-                    self.handle_batch(&table, count)?;
-                }
+            let received = self.socket.receive(&mut self.buffers);
+            // Now: what came may be for keys that were published meanwhile. And though nothing came:
+            // keys that have ended are not to stay.
+            if self.reader.refresh() {
+                self.answers.release(&table);
+                table = self.reader.table();
+            }
+            match received {
+                Ok(count) => self.handle_batch(&table, count)?,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     self.answers.release(&table);
                     self.wait()?;
@@ -175,9 +176,10 @@ impl Receiver {
             return;
         }
         self.socket
-            .send(self.buffers.bytes(), &self.relays, false, |slot, _| {
-                if let Some(peer) = table.peers.get(slot).and_then(Option::as_ref) {
-                    peer.counters.drops.count(DropReason::RelayFailed);
+            .send(self.buffers.bytes(), &self.relays, false, |failure| {
+                if let Some(peer) = table.peers.get(failure.tag).and_then(Option::as_ref) {
+                    let lost = failure.datagrams as u64;
+                    peer.counters.drops.add(DropReason::RelayFailed, lost);
                 }
             });
         for relay in self.relays.drain(..) {

@@ -25,6 +25,11 @@ impl ReplayWindow {
         }
     }
 
+    /// One more than the highest counter seen; zero when none was.
+    pub const fn next(&self) -> u64 {
+        self.next
+    }
+
     /// Whether a packet with this counter would be new. Cheap enough to ask before decrypting.
     pub fn is_new(&self, counter: u64) -> bool {
         if counter >= self.next {

@@ -128,6 +128,11 @@ impl ReceiveKey {
         !self.used.load(Ordering::Relaxed) && !self.used.swap(true, Ordering::Relaxed)
     }
 
+    /// The highest counter of what was opened, plus one; zero when nothing was.
+    pub fn opened(&self) -> u64 {
+        self.lock().next()
+    }
+
     /// Opens a packet in its place. Returns its body, and whether it is the newest so far.
     ///
     /// # Errors

@@ -90,7 +90,12 @@ pub struct Drops([AtomicU64; DropReason::ALL.len()]);
 impl Drops {
     /// Counts one more.
     pub fn count(&self, reason: DropReason) {
-        self.0[reason as usize].fetch_add(1, Ordering::Relaxed);
+        self.add(reason, 1);
+    }
+
+    /// Counts so many more.
+    pub fn add(&self, reason: DropReason, count: u64) {
+        self.0[reason as usize].fetch_add(count, Ordering::Relaxed);
     }
 
     /// How many were dropped for this reason.
@@ -147,11 +152,11 @@ impl Traffic {
 /// Counters of one peer.
 #[derive(Debug, Default)]
 pub struct PeerCounters {
-    /// What was sent to it.
+    /// What was sent to it. What the kernel did not take of it is among the drops, too.
     pub sent: Traffic,
     /// What it sent, and proved to have sent.
     pub received: Traffic,
-    /// What was passed on to it for others.
+    /// What was passed on to it for others. What the kernel did not take is among the drops, too.
     pub relayed: Traffic,
     /// What was dropped that was for it or from it.
     pub drops: Drops,

@@ -178,7 +178,7 @@ impl Datagrams {
         // Whoever has an answer finds it counted.
         self.shared.counters.add(&tally);
         // A full queue, or an asker that is gone: as good as lost on the way.
-        let lost = |_, _| ();
+        let lost = |_| ();
         self.socket.send(&self.desk.out, &self.replies, false, lost);
         for (at, verdict) in self.later.drain(..) {
             let slots = match verdict {
