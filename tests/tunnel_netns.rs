@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use nix::sched::{CloneFlags, setns};
+use weave_net::datapath::tunnel::wire::OVERHEAD;
 use weave_net::datapath::tunnel::{
     Output, PathState, PeerRoute, Tunnel, TunnelConfig, TunnelError,
 };
@@ -568,7 +569,15 @@ fn underlays_from_1280_to_9000_are_filled_but_not_overfilled() {
             "{mtu} on {underlay}"
         );
         assert!(lab.iperf(0, 1, "-t 1") > 0.1);
+        let sent = || lab.tunnel(0).status().unwrap().peers[0].sent;
+        let before = sent();
         assert!(lab.ping(0, 1, "-c 3 -s 1400 -M dont"));
+        let (packets, bytes) = (sent().packets - before.packets, sent().bytes - before.bytes);
+        // Ethernet, IPv4 and ICMP headers; and every packet, fragments too, is sealed for itself.
+        assert!(
+            bytes >= 3 * (14 + 28 + 1400) + packets * OVERHEAD as u64,
+            "{bytes} in {packets}"
+        );
         let fits = format!("-c 3 -M do -s {}", mtu.min(1450) - 28);
         assert!(lab.ping(0, 1, &fits));
         if mtu < 1450 {

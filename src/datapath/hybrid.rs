@@ -145,10 +145,10 @@ impl TunnelSide {
             return Ok(());
         }
         let (tap, forwarding) = match self.segments.remove(&tag) {
-            Some(before) => (before.tap, before.forwarding),
+            Some(before) => (before.working_tap().cloned(), before.forwarding),
             None => (None, Forwarding::default()),
         };
-        let opened = match tap.filter(|tap| tap.is_attached()) {
+        let opened = match tap {
             Some(tap) => Ok(Some(tap)),
             None if is_local(&forwarding) => Ok(None),
             None => {
@@ -183,19 +183,24 @@ impl TunnelSide {
         }
     }
 
-    /// Returns what the segment should be when it has no TAP although it should.
+    /// Returns what the segment should be when it has no working TAP although it should.
     fn set_forwarding(&mut self, id: &SegmentId, forwarding: &Forwarding) -> Option<SegmentSpec> {
         let held = self.segments.get_mut(&id.tag())?;
         held.forwarding.clone_from(forwarding);
         if let Some(tunnel) = &self.tunnel {
             tunnel.set_forwarding(id, forwarding);
         }
-        let missing = held.tap.is_none() && !is_local(forwarding);
+        let missing = held.working_tap().is_none() && !is_local(forwarding);
         missing.then(|| held.spec.clone())
     }
 }
 
 impl Held {
+    /// The TAP, unless somebody deleted its device.
+    fn working_tap(&self) -> Option<&Arc<Tap>> {
+        self.tap.as_ref().filter(|tap| tap.is_attached())
+    }
+
     fn tell(&self, tunnel: &Tunnel) {
         let Some(tap) = &self.tap else {
             return;

@@ -215,8 +215,7 @@ impl Tap {
     /// Whether the device is still there: anybody with the right to may delete it, and its file
     /// stays open all the same.
     pub fn is_attached(&self) -> bool {
-        // SAFETY: `ifreq` is plain data for which all zeroes is a valid value.
-        let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+        let mut request = empty_request();
         // SAFETY: TUNGETIFF writes one `ifreq`, which outlives the call.
         let got = unsafe { libc::ioctl(self.file.as_raw_fd(), libc::TUNGETIFF, &raw mut request) };
         check(got).is_ok()
@@ -277,8 +276,7 @@ fn ensure_device_file() -> io::Result<()> {
 }
 
 fn attach(file: &File, name: &str) -> io::Result<()> {
-    // SAFETY: `ifreq` is plain data for which all zeroes is a valid value.
-    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+    let mut request = empty_request();
     for (to, from) in request.ifr_name.iter_mut().zip(name.bytes()) {
         *to = from.cast_signed();
     }
@@ -292,6 +290,11 @@ fn attach(file: &File, name: &str) -> io::Result<()> {
     }
     // SAFETY: TUNSETIFF reads and writes one `ifreq`, which outlives the call.
     check(unsafe { libc::ioctl(file.as_raw_fd(), libc::TUNSETIFF, &raw mut request) })
+}
+
+fn empty_request() -> libc::ifreq {
+    // SAFETY: `ifreq` is plain data for which all zeroes is a valid value.
+    unsafe { std::mem::zeroed() }
 }
 
 fn probe_offloads(file: &File) -> io::Result<TapOffloads> {

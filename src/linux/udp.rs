@@ -47,6 +47,17 @@ pub struct Transmit {
     pub tag: usize,
 }
 
+impl Transmit {
+    /// How many datagrams it is.
+    pub fn datagrams(&self) -> usize {
+        self.range.len().div_ceil(self.segment.max(1))
+    }
+
+    fn is_group(&self) -> bool {
+        self.range.len() > self.segment
+    }
+}
+
 /// What could not be sent.
 #[derive(Debug)]
 pub struct SendFailure {
@@ -175,7 +186,7 @@ impl UdpSocket {
         let flags = if wait { 0 } else { libc::MSG_DONTWAIT };
         let mut rest = transmits;
         while let Some(first) = rest.first() {
-            if !self.segmentation() && first.range.len() > first.segment {
+            if !self.segmentation() && first.is_group() {
                 self.send_singly(buffer, first, flags, &mut failed);
                 rest = &rest[1..];
                 continue;
@@ -183,9 +194,7 @@ impl UdpSocket {
             let singles = if self.segmentation() {
                 rest.len()
             } else {
-                rest.iter()
-                    .take_while(|t| t.range.len() <= t.segment)
-                    .count()
+                rest.iter().take_while(|one| !one.is_group()).count()
             };
             let batch = &rest[..singles.min(SEND_BATCH)];
             match self.send_batch(buffer, batch, flags) {
@@ -220,7 +229,7 @@ impl UdpSocket {
         error: io::Error,
         failed: &mut impl FnMut(SendFailure),
     ) {
-        let grouped = transmit.range.len() > transmit.segment;
+        let grouped = transmit.is_group();
         match error.raw_os_error() {
             Some(libc::EINTR) => self.send_singly(buffer, transmit, flags, failed),
             // The device cannot complete checksums, which segmentation needs (udp_send_skb).
@@ -234,7 +243,7 @@ impl UdpSocket {
             }
             _ => failed(SendFailure {
                 tag: transmit.tag,
-                datagrams: transmit.range.len().div_ceil(transmit.segment.max(1)),
+                datagrams: transmit.datagrams(),
                 error,
             }),
         }
@@ -284,7 +293,7 @@ impl UdpSocket {
             header.msg_namelen = address_len;
             header.msg_iov = piece;
             header.msg_iovlen = 1;
-            if data.len() > transmit.segment {
+            if transmit.is_group() {
                 let control = controls[at].write(Control::new());
                 header.msg_control = control.0.as_mut_ptr().cast();
                 #[expect(clippy::cast_possible_truncation, reason = "below 64 KiB")]

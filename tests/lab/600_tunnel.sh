@@ -56,6 +56,13 @@ wait_for 15 direct
 fetch
 wait $bulk || fail "bulk data: $(<"$WORK/iperf")"
 
+# Somebody deletes the way into the tunnel: it is there again when the next joins on another host.
+on 3 ip -n weave link delete "$(links_in_weave_namespace 3 | grep '^vt-')"
+reaches_not 1 c1 "${there[3]}"
+run 1 d1 secretnet
+wait_for 10 reaches 1 d1 "${there[3]}"
+all_reach_all 1:c1:"${there[1]}" 2:c2:"${there[2]}" 3:c3:"${there[3]}"
+
 ping_start 1 c1 "${there[2]}" "$WORK/ping12"
 inside=$(container_pid 2 c2)
 # One that is lost must not take all the time there is.

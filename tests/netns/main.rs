@@ -425,11 +425,16 @@ async fn a_tap_that_somebody_deleted_is_made_again() {
     };
     datapath.set_forwarding(&web.id, &forwarding).await.unwrap();
     let tap = tap_name(web.id.tag());
-    assert!(links(datapath.kernel().namespace()).contains(&tap));
+    let there = || links(datapath.kernel().namespace()).contains(&tap);
+    assert!(there());
 
-    ip(datapath.kernel().namespace(), &format!("link delete {tap}"));
+    let delete = || ip(datapath.kernel().namespace(), &format!("link delete {tap}"));
+    delete();
     datapath.ensure_segment(&web).await.unwrap();
-    assert!(links(datapath.kernel().namespace()).contains(&tap));
+    assert!(there());
+    delete();
+    datapath.set_forwarding(&web.id, &forwarding).await.unwrap();
+    assert!(there());
 }
 
 #[tokio::test]

@@ -184,10 +184,8 @@ impl Receiver {
             });
         for relay in self.relays.drain(..) {
             if let Some(peer) = table.peers.get(relay.tag).and_then(Option::as_ref) {
-                let packets = relay.range.len().div_ceil(relay.segment);
-                peer.counters
-                    .relayed
-                    .count(0, packets as u64, relay.range.len() as u64);
+                let (packets, bytes) = (relay.datagrams() as u64, relay.range.len() as u64);
+                peer.counters.relayed.count(0, packets, bytes);
             }
         }
     }
